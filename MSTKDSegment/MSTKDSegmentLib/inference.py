@@ -1,0 +1,327 @@
+"""Running the network: device choice, whole volume or windows, out-of-memory fallback, progress and cancel.
+
+Progress is work done, not stages: each convolution and matrix layer reports its own share of the multiply-accumulates
+as it ends. The same hooks ask whether to stop, so a cancel waits for one layer at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Callable
+
+import numpy as np
+
+from .errors import Cancelled, DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .network import MSTKDNet
+
+Progress = Callable[[float], None]
+CancelCheck = Callable[[], bool]
+
+# Cubic windows tried, largest first, when the whole volume does not fit; neighbours overlap by half.
+WINDOWS = (128, 96, 64)
+OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """`name` is what torch is given; `reason` is one sentence for the user; `gpu_expected` asks for a notice."""
+
+    name: str
+    reason: str
+    gpu_expected: bool = False
+
+
+@dataclass
+class Prediction:
+    """`probabilities` (4, D, H, W) float32, background/NCR/ED/ET; `device` and `window` really used; notices."""
+
+    probabilities: np.ndarray
+    device: str
+    window: int | None
+    notices: list[str] = field(default_factory=list)
+
+
+def choose_device(request: str = "auto") -> DeviceChoice:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that exists, with the reason in words.
+
+    Raises DeviceError for an unknown name and for a device that was asked for but is not there: the CPU is never taken
+    in silence.
+    """
+    import torch
+
+    request = request.strip().lower()
+    kind, _, index = request.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
+        raise DeviceError(f"unknown device {request!r}; use auto, cpu, cuda, cuda:N or mps")
+    mps = getattr(torch.backends, "mps", None)
+    has_mps = mps is not None and mps.is_available()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cpu":
+        return DeviceChoice("cpu", "the CPU was asked for")
+    if kind == "cuda":
+        number = int(index or 0)
+        if number >= gpus:
+            raise DeviceError(f"{request} was asked for, but {_no_gpu_reason(gpus)}; use --device cpu or auto")
+        return DeviceChoice(f"cuda:{number}", f"{torch.cuda.get_device_name(number)} was asked for")
+    if kind == "mps":
+        if not has_mps:
+            raise DeviceError("mps was asked for, but this torch or Mac has no Metal GPU; use --device cpu or auto")
+        return DeviceChoice("mps", "the Apple GPU was asked for")
+    if gpus:
+        best = max(range(gpus), key=lambda i: torch.cuda.mem_get_info(i)[0])
+        return DeviceChoice(f"cuda:{best}", f"{torch.cuda.get_device_name(best)} has the most free GPU memory")
+    if has_mps:
+        return DeviceChoice("mps", "an Apple GPU is there")
+    built = torch.version.cuda is not None or getattr(torch.version, "hip", None) is not None
+    return DeviceChoice("cpu", f"no GPU is used: {_no_gpu_reason(0)}", gpu_expected=built)
+
+
+def _no_gpu_reason(gpus: int) -> str:
+    import torch
+
+    if gpus:
+        return f"there are only {gpus} GPU(s), numbered from 0"
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        return "this torch was built without GPU support"
+    return "torch finds no GPU (is the driver installed and recent enough?)"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for every form in which torch reports that memory ran out (CUDA, MPS, CPU allocator)."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+    )
+
+
+def predict(
+    network: MSTKDNet,
+    image: np.ndarray,
+    availability: np.ndarray,
+    *,
+    device: str = "cpu",
+    window: int | None = None,
+    progress: Progress | None = None,
+    cancel: CancelCheck | None = None,
+) -> Prediction:
+    """Class probabilities of one case.
+
+    image (4, D, H, W) float32, normalised, zero where absent, sides multiples of 32; availability (4,) of 0/1;
+    `window` forces cubic windows of that side. Whole volume first, then windows of `WINDOWS`, then the same on the
+    CPU; each step down is told in `notices`. Raises DeviceError when even the smallest window does not fit on the CPU,
+    Cancelled when `cancel()` turned true.
+    """
+    import torch
+
+    meter = _Meter(progress, cancel)
+    notices: list[str] = []
+    largest = max(image.shape[1:])
+    plan: list[int | None] = [window] if window else [None, *(w for w in WINDOWS if w < largest)]
+    if window:
+        plan += [w for w in WINDOWS if w < window]
+    for name in [device] if device == "cpu" else [device, "cpu"]:
+        for size in plan:
+            try:
+                with torch.inference_mode():
+                    probabilities = _run(network, image, availability, torch.device(name), size, meter)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                meter.finish()
+                return Prediction(probabilities, name, size, notices)
+            # Outside the except block: the exception's traceback would keep the tensors alive.
+            meter.restart()
+            _release(name)
+            notices.append(f"{name} ran out of memory with {_describe(size)}; trying something smaller")
+        if name != "cpu":
+            notices.append(f"{name} has too little memory even for the smallest window; going on on the CPU")
+            network.to("cpu")
+    raise DeviceError(
+        f"out of memory on {device} even with windows of {plan[-1]} voxels; close other programs and try again"
+    )
+
+
+def _describe(size: int | None) -> str:
+    return "the whole volume" if size is None else f"windows of {size} voxels"
+
+
+def _release(name: str) -> None:
+    import torch
+
+    if name.startswith("cuda"):
+        torch.cuda.empty_cache()
+    elif name == "mps":
+        torch.mps.empty_cache()
+
+
+def _run(
+    network: MSTKDNet,
+    image: np.ndarray,
+    availability: np.ndarray,
+    device: torch.device,
+    size: int | None,
+    meter: _Meter,
+) -> np.ndarray:
+    import torch
+
+    network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    mask = torch.from_numpy(np.asarray(availability, np.float32))[None].to(device)
+    volume = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
+    if size is None:
+        with meter.watching(network, image.shape[1:], 1), _repeatable():
+            return _softmax(network(volume.to(device), mask))
+    windows = list(window_slices(image.shape[1:], size))
+    with meter.watching(network, (size,) * 3, len(windows)), _repeatable():
+        padded = _pad_to(volume, size)
+        total = torch.zeros(1, network.config.classes, *padded.shape[2:])
+        weight = torch.zeros(padded.shape[2:])
+        bump = _window_weight(size)
+        for z, y, x in windows:
+            crop = padded[:, :, z, y, x].to(device)
+            total[:, :, z, y, x] += torch.softmax(network(crop, mask).float(), dim=1).cpu() * bump
+            weight[z, y, x] += bump
+        total /= weight
+        depth, height, width = image.shape[1:]
+        return np.ascontiguousarray(total[0, :, :depth, :height, :width].numpy())
+
+
+def _softmax(logits: torch.Tensor) -> np.ndarray:
+    import torch
+
+    return torch.softmax(logits.float(), dim=1)[0].cpu().numpy()
+
+
+def _pad_to(volume: torch.Tensor, size: int) -> torch.Tensor:
+    import torch.nn.functional as F
+
+    missing = [max(size - side, 0) for side in volume.shape[2:]]
+    return F.pad(volume, [v for m in reversed(missing) for v in (0, m)]) if any(missing) else volume
+
+
+def window_slices(shape: Sequence[int], size: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Cubic windows that cover `shape` (padded to `size` where smaller), neighbours overlapping by at least half."""
+    starts = []
+    for side in shape:
+        span = max(side - size, 0)
+        count = math.ceil(span / (size * (1 - OVERLAP))) + 1
+        starts.append([round(i * span / max(count - 1, 1)) for i in range(count)])
+    for z in starts[0]:
+        for y in starts[1]:
+            for x in starts[2]:
+                yield slice(z, z + size), slice(y, y + size), slice(x, x + size)
+
+
+def _window_weight(size: int) -> torch.Tensor:
+    """(size, size, size) Gaussian, sigma size/8, never zero: a window is trusted in its middle, not at its border."""
+    import torch
+
+    axis = torch.exp(-0.5 * ((torch.arange(size) - (size - 1) / 2) / (size / 8)) ** 2).clamp_min(1e-3)
+    return axis[:, None, None] * axis[None, :, None] * axis[None, None, :]
+
+
+@contextlib.contextmanager
+def _repeatable() -> Iterator[None]:
+    """cuDNN picks the same, deterministic algorithms every time; the user's own settings come back afterwards."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
+class _Meter:
+    """Counts multiply-accumulates as layers end; reports a fraction that never falls; raises Cancelled when asked."""
+
+    def __init__(self, progress: Progress | None, cancel: CancelCheck | None) -> None:
+        self._progress, self._cancel = progress, cancel
+        self._done, self._reported = 0.0, 0.0
+        self._share: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def watching(self, network: MSTKDNet, shape: tuple[int, ...], runs: int) -> Iterator[None]:
+        """While open, every layer of `network` reports; one forward pass of `shape` is 1 / `runs` of the work."""
+        self.check()
+        if self._progress is None and self._cancel is None:
+            yield
+            return
+        work = layer_macs(network, shape)
+        total = sum(work.values()) * runs
+        handles = []
+        for name, module in network.named_modules():
+            if name in work:
+                handles.append(module.register_forward_pre_hook(lambda *_: self.check()))
+                share = work[name] / total
+                handles.append(module.register_forward_hook(lambda *_, share=share: self._advance(share)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def check(self) -> None:
+        if self._cancel is not None and self._cancel():
+            raise Cancelled("cancelled; nothing was written")
+
+    def _advance(self, share: float) -> None:
+        self._done += share
+        self._report(min(self._done, 0.999))
+        self.check()
+
+    def _report(self, fraction: float) -> None:
+        # After a fallback the count starts again; the bar waits until the new try has passed the old one.
+        if self._progress is not None and fraction > self._reported:
+            self._reported = fraction
+            self._progress(fraction)
+
+    def restart(self) -> None:
+        self._done = 0.0
+
+    def finish(self) -> None:
+        self._report(1.0)
+
+
+def layer_macs(network: MSTKDNet, shape: tuple[int, ...]) -> dict[str, float]:
+    """Name -> multiply-accumulates of each convolution and linear layer for one volume of `shape` (D, H, W).
+
+    Found by one pass without data (meta device), so it costs milliseconds.
+    """
+    import torch
+
+    twin = copy.deepcopy(network).to("meta")
+    work: dict[str, float] = {}
+
+    def remember(name: str) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            weight: torch.Tensor = module.weight  # type: ignore[assignment]
+            if isinstance(module, torch.nn.Linear):
+                work[name] = float(inputs[0].numel() * weight.shape[0])
+            elif isinstance(module, torch.nn.ConvTranspose3d):
+                work[name] = float(inputs[0].numel() * weight[0].numel())
+            else:
+                work[name] = float(output.numel() * weight[0].numel())
+
+        return hook
+
+    for name, module in twin.named_modules():
+        if isinstance(module, (torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.Linear)):
+            module.register_forward_hook(remember(name))
+    with torch.no_grad():
+        twin(torch.zeros(1, 4, *shape, device="meta"), torch.zeros(1, 4, device="meta"))
+    return work

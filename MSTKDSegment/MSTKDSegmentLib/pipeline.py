@@ -1,0 +1,288 @@
+"""The one path from volumes to a segmentation. The command line, Slicer, the browser and training's evaluation call it.
+
+read -> check -> canonical grid -> normalise -> network -> native grid -> clean-up. Each arrow is one function of this
+library; front ends hold no image logic.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Union
+
+import numpy as np
+import SimpleITK as sitk
+
+from . import __version__
+from .errors import Cancelled, GeometryError, InputError, WeightsError
+from .geometry import (
+    CanonicalGrid,
+    canonical_grid,
+    check_overlap,
+    default_reference,
+    foreground,
+    is_skull_stripped,
+    labels_to_native,
+    same_volume_twice,
+    to_canonical,
+    to_native,
+)
+from .modalities import MODALITIES, availability, subset_name
+from .preprocess import fill_holes, normalise
+from .regions import NO_CLEAN_UP, CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
+from .volumes import Volume, read_volume, volume_from_image
+from .weights import Bundle, load_network, read_bundle
+
+if TYPE_CHECKING:
+    from .network import MSTKDNet
+
+Source = Union[str, Path, sitk.Image, Volume]
+# (fraction 0..1 that never falls, what is being done)
+Progress = Callable[[float, str], None]
+CancelCheck = Callable[[], bool]
+
+# Share of the whole run that each stage gets on the progress bar; the network reports its own work inside its share.
+READ_SHARE, PREPARE_SHARE, NETWORK_SHARE = 0.15, 0.15, 0.6
+# A canonical side beyond this is no head: a body scan, or a header with the wrong unit.
+MAX_SIDE_MM = 416
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """What the network sees: `image` (4, D, H, W) float32 on `grid`, zero where absent; `availability` (4,)."""
+
+    volumes: Mapping[str, Volume]
+    reference: str
+    grid: CanonicalGrid
+    image: np.ndarray
+    availability: np.ndarray
+    notices: tuple[str, ...]
+
+    @property
+    def subset(self) -> tuple[str, ...]:
+        return tuple(m for m in MODALITIES if m in self.volumes)
+
+    @property
+    def reference_image(self) -> sitk.Image:
+        return self.volumes[self.reference].image
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The result on the reference's grid: `labels` (D, H, W) uint8, 1 NCR, 2 ED, 3 ET; volumes in ml.
+
+    `region_probabilities` (3, D, H, W) float32 of WT, TC, ET, if they were asked for. `notices` are sentences that the
+    user must see; `seconds` by stage.
+    """
+
+    case: PreparedCase
+    labels: np.ndarray
+    volumes_ml: Mapping[str, float]
+    notices: tuple[str, ...]
+    provenance: Mapping[str, str]
+    seconds: Mapping[str, float]
+    region_probabilities: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def reference_image(self) -> sitk.Image:
+        return self.case.reference_image
+
+
+def read_case(
+    sources: Mapping[str, Source],
+    reference: str | None = None,
+    progress: Progress | None = None,
+    cancel: CancelCheck | None = None,
+) -> PreparedCase:
+    """Read, check and normalise the sequences that exist: `sources` maps T1, T1Gd, T2, FLAIR to files or images.
+
+    Raises InputError (and its kinds GeometryError, RoleError) with one line that names the file, Cancelled on request.
+    """
+    unknown = [name for name in sources if name not in MODALITIES]
+    if unknown:
+        raise InputError(f"unknown sequence {', '.join(unknown)}; the sequences are {', '.join(MODALITIES)}")
+    if not sources:
+        raise InputError("no sequence was given; give at least one of T1, T1Gd, T2 and FLAIR")
+    if reference is not None and reference not in sources:
+        raise InputError(f"the reference {reference} is not among the sequences given ({', '.join(sources)})")
+    order = [m for m in MODALITIES if m in sources]
+    step = _Steps(progress, cancel)
+    volumes: dict[str, Volume] = {}
+    for index, name in enumerate(order):
+        step(READ_SHARE * index / len(order), f"reading {name}")
+        volumes[name] = _volume(sources[name])
+    same_volume_twice(volumes)
+    notices = check_overlap(volumes)
+    chosen = reference or default_reference({name: v.image for name, v in volumes.items()})
+    grid = _grid(volumes, chosen)
+    image = np.zeros((len(MODALITIES), *grid.shape), np.float32)
+    for index, name in enumerate(order):
+        step(READ_SHARE + PREPARE_SHARE * index / len(order), f"normalising {name}")
+        image[MODALITIES.index(name)] = to_canonical(_normalised(volumes[name]), grid)
+    unstripped = [name for name in order if not is_skull_stripped(volumes[name].image)]
+    if unstripped:
+        notices.append(
+            f"{', '.join(unstripped)}: the skull seems to be still there. The network was trained on skull-stripped "
+            "images; strip the skull first (for example with HD-BET) or check the result with great care."
+        )
+    return PreparedCase(volumes, chosen, grid, image, availability(order), tuple(notices))
+
+
+def _volume(source: Source) -> Volume:
+    if isinstance(source, Volume):
+        return source
+    if isinstance(source, sitk.Image):
+        return volume_from_image(source, "image in memory")
+    return read_volume(source)
+
+
+def _grid(volumes: Mapping[str, Volume], reference: str) -> CanonicalGrid:
+    grid = canonical_grid({name: v.image for name, v in volumes.items()}, reference)
+    if max(grid.size) > MAX_SIDE_MM:
+        sources = ", ".join(v.source for v in volumes.values())
+        raise GeometryError(
+            f"{sources}: together they span {' x '.join(map(str, grid.size))} mm, more than a head; check that all are "
+            "brain volumes of one patient in one coordinate system"
+        )
+    return grid
+
+
+def _normalised(volume: Volume) -> sitk.Image:
+    """Z-scores on the volume's own grid, so that thick slices and odd grids get the statistics of their own voxels."""
+    brain = fill_holes(foreground(volume.image))
+    try:
+        array = normalise(sitk.GetArrayViewFromImage(volume.image), brain)
+    except ValueError as error:
+        raise InputError(f"{volume.source}: {error}; give the MRI volume itself") from error
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(volume.image)
+    return image
+
+
+class Segmenter:
+    """A bundle on a device, ready for one case after another: weights are read once and stay on the device.
+
+    Raises WeightsError (damaged or foreign bundle) and DeviceError (a device that is not there) when made.
+    """
+
+    def __init__(
+        self, weights: str | Path | Bundle | None = None, device: str = "auto", window: int | None = None
+    ) -> None:
+        from .inference import choose_device
+
+        self.bundle = weights if isinstance(weights, Bundle) else read_bundle(weights)
+        self.device = choose_device(device)
+        self.window = window
+        try:
+            self.clean_up = CleanUp.from_dict(self.bundle.card.get("clean_up", NO_CLEAN_UP.to_dict()))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{self.bundle.source}: the card's clean-up is unusable ({error})") from error
+        self.network: MSTKDNet = load_network(self.bundle)
+
+    def segment(
+        self,
+        sources: Mapping[str, Source],
+        *,
+        reference: str | None = None,
+        want_probabilities: bool = False,
+        progress: Progress | None = None,
+        cancel: CancelCheck | None = None,
+    ) -> Segmentation:
+        """Segment one patient from the sequences in `sources` (any non-empty subset).
+
+        The result lies on the grid of `reference` (default: the finest sequence, T1Gd preferred). `progress` is called
+        with a fraction that never falls; a true `cancel()` ends the run within a second with Cancelled.
+        """
+        start = time.perf_counter()
+        case = read_case(sources, reference, progress, cancel)
+        prepared = time.perf_counter()
+        return self.segment_prepared(
+            case,
+            want_probabilities=want_probabilities,
+            progress=progress,
+            cancel=cancel,
+            seconds={"read and prepare": prepared - start},
+        )
+
+    def segment_prepared(
+        self,
+        case: PreparedCase,
+        *,
+        want_probabilities: bool = False,
+        progress: Progress | None = None,
+        cancel: CancelCheck | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> Segmentation:
+        """The part of `segment` after reading, for callers that run one case several times (subsets, what-if)."""
+        from .inference import predict
+
+        start = time.perf_counter()
+        step = _Steps(progress, cancel)
+        before = READ_SHARE + PREPARE_SHARE
+        prediction = predict(
+            self.network,
+            case.image,
+            case.availability,
+            device=self.device.name,
+            window=self.window,
+            progress=lambda share: step(before + NETWORK_SHARE * share, "running the network"),
+            cancel=cancel,
+        )
+        after_network = time.perf_counter()
+        step(before + NETWORK_SHARE, "bringing the result to the reference's grid")
+        reference = case.reference_image
+        labels = labels_to_native(prediction.probabilities, case.grid, reference)
+        voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
+        labels = remove_small_components(labels, self.clean_up, voxel_ml)
+        probabilities = None
+        if want_probabilities:
+            regions = region_probabilities(prediction.probabilities)
+            probabilities = np.stack([to_native(p, case.grid, reference, is_label=False) for p in regions])
+        done = time.perf_counter()
+        step(1.0, "done")
+        return Segmentation(
+            case=case,
+            labels=labels,
+            volumes_ml=volumes_ml(labels, voxel_ml),
+            notices=case.notices + tuple(prediction.notices),
+            provenance=self._provenance(case, prediction.device, prediction.window),
+            seconds={
+                **(seconds or {}),
+                "network": after_network - start,
+                "native grid and clean-up": done - after_network,
+            },
+            region_probabilities=probabilities,
+        )
+
+    def _provenance(self, case: PreparedCase, device: str, window: int | None) -> dict[str, str]:
+        import torch
+
+        return {
+            "software": f"MSTKDSegment {__version__}",
+            "bundle": f"{self.bundle.card['name']} sha256 {self.bundle.sha256}",
+            "sequences": subset_name(case.subset),
+            **{f"input {name}": volume.source for name, volume in case.volumes.items()},
+            "reference": case.reference,
+            "device": f"{device} ({self.device.reason})" if device == self.device.name else device,
+            "window": "whole volume" if window is None else f"{window} voxels",
+            "versions": f"Python {platform.python_version()}, torch {torch.__version__}, SimpleITK "
+            f"{sitk.Version_VersionString()}, numpy {np.__version__}",
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+
+class _Steps:
+    """Reports a fraction and a text, and raises Cancelled where the user asked to stop."""
+
+    def __init__(self, progress: Progress | None, cancel: CancelCheck | None) -> None:
+        self._progress, self._cancel = progress, cancel
+
+    def __call__(self, fraction: float, text: str) -> None:
+        if self._cancel is not None and self._cancel():
+            raise Cancelled("cancelled; nothing was written")
+        if self._progress is not None:
+            self._progress(fraction, text)

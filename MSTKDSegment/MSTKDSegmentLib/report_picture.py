@@ -1,0 +1,260 @@
+"""The picture of a report: axial, coronal and sagittal slices with outlines, drawn with matplotlib's object interface.
+
+matplotlib is imported when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from .regions import LABELS, bounding_box
+from .report_case import PLANES, OrientedCase, Plane
+from .report_template import DISCLAIMER, ReportContent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DPI = 100
+# Pixels: the slices side by side, the text beside them, and the space around both.
+_SLICES_WIDTH, _PANEL_WIDTH, _MARGIN, _GAP, _HEADER = 1180, 480, 20, 8, 34
+_CROP_MARGIN_MM = 5.0
+_SIDES = ("SI", "PA", "LR")  # what a positive and a negative LPS coordinate means along z, y and x
+_INK, _QUIET, _ALERT = "#1b1f24", "#4a525c", "#9a5b00"
+
+
+class _Row(NamedTuple):
+    """One row of slices: caption, image, its grey levels, and the labels whose outlines it shows."""
+
+    caption: str
+    image: np.ndarray
+    window: tuple[float, float]
+    labels: np.ndarray
+
+
+class _Layout(NamedTuple):
+    """What part of the volume is shown, at how many pixels per mm (in all planes), in rows of which height."""
+
+    box: Sequence[slice]
+    scale: float
+    row_height: float
+
+
+class _Line(NamedTuple):
+    """One line of the panel: text, columns of numbers on the right, height in pixels, and how it looks."""
+
+    text: str
+    height: int = 20
+    size: float = 9.5
+    colour: str = _INK
+    weight: str = "normal"
+    swatch: Optional[tuple[float, float, float]] = None
+    columns: Sequence[str] = ()
+
+
+def picture_png(case: OrientedCase, content: Optional[ReportContent] = None) -> bytes:
+    """The slices as PNG; with `content` its texts and numbers stand beside them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = _rows(case)
+    layout = _layout(case, rows)
+    panel = [] if content is None else _panel_lines(content)
+    slices_height = _HEADER + len(rows) * (layout.row_height + _GAP) + _GAP
+    height = round(max(slices_height, sum(line.height for line in panel) + 2 * _MARGIN))
+    black_width = _SLICES_WIDTH + 2 * _MARGIN
+    width = black_width + (_PANEL_WIDTH if panel else 0)
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    page = figure.add_axes((0, 0, 1, 1))
+    page.set_axis_off()
+    page.fill([0, black_width, black_width, 0], [0, 0, height, height], color="black", zorder=-1)
+    _draw_slices(page, case, rows, layout)
+    _draw_panel(page, panel, black_width + _MARGIN, width - _MARGIN)
+    # Page coordinates are pixels from the top left; drawing a picture changes the limits, so they are set last.
+    page.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer, format="png", dpi=_DPI, metadata={"Description": DISCLAIMER}, pil_kwargs={"compress_level": 4}
+    )
+    return buffer.getvalue()
+
+
+def _rows(case: OrientedCase) -> list[_Row]:
+    rows = [_Row(name, image, _window(image), case.labels) for name, image in case.images.items()]
+    if case.ground_truth is not None:
+        # The core's outline is best judged on T1Gd, the oedema's on FLAIR.
+        preferred = [row for name in ("T1Gd", "FLAIR", "T2") for row in rows if row.caption == name] or rows
+        base = preferred[0]
+        rows.append(base._replace(caption=f"Reference\non {base.caption}", labels=case.ground_truth))
+    return rows
+
+
+def _window(image: np.ndarray) -> tuple[float, float]:
+    """Grey levels to show: around the tissue's median, so that neither bright vessels nor dark edges cost contrast."""
+    values = image[tuple(slice(None, None, max(1, n // 100)) for n in image.shape)]  # a sample will do
+    values = values[np.isfinite(values)]
+    tissue = values[values > values.mean()] if values.size else values  # the mean separates head from air
+    if not tissue.size:
+        return 0.0, 1.0
+    lowest, median, highest = np.percentile(tissue, (0.5, 50, 99.8))
+    sigma = 1.4826 * np.median(np.abs(tissue - median))
+    low, high = max(lowest, median - 4 * sigma), min(highest, median + 7 * sigma)
+    return float(low), float(high if high > low else low + 1)
+
+
+def _shown_box(case: OrientedCase, rows: Sequence[_Row]) -> list[slice]:
+    """The box around head and lesions with a margin, so that the picture is not mostly air."""
+    shown = np.zeros(case.labels.shape, bool)
+    for row in rows:
+        low, high = row.window
+        shown |= (row.image > low + 0.1 * (high - low)) | (row.labels > 0)
+    sizes: tuple[int, ...] = shown.shape
+    box = bounding_box(shown) or tuple(slice(0, size) for size in sizes)
+    margins = [int(np.ceil(_CROP_MARGIN_MM / spacing)) for spacing in case.spacing]
+    return [
+        slice(max(0, side.start - margin), min(size, side.stop + margin))
+        for side, margin, size in zip(box, margins, sizes)
+    ]
+
+
+def _layout(case: OrientedCase, rows: Sequence[_Row]) -> _Layout:
+    box = _shown_box(case, rows)
+    sides_mm = [(side.stop - side.start) * spacing for side, spacing in zip(box, case.spacing)]
+    widths_mm = [sides_mm[plane.in_plane_axes[1]] for plane in PLANES]
+    heights_mm = [sides_mm[plane.in_plane_axes[0]] for plane in PLANES]
+    scale = (_SLICES_WIDTH - _GAP * (len(PLANES) - 1)) / sum(widths_mm)
+    return _Layout(box, scale, scale * max(heights_mm))
+
+
+def _draw_slices(page: Axes, case: OrientedCase, rows: Sequence[_Row], layout: _Layout) -> None:
+    box, scale, row_height = layout
+    indices, left = case.lesion_slices(), float(_MARGIN)
+    for plane in PLANES:
+        down, across = plane.in_plane_axes
+        pixel = (case.spacing[down] * scale, case.spacing[across] * scale)  # one voxel's height and width on the page
+        width = (box[across].stop - box[across].start) * pixel[1]
+        height = (box[down].stop - box[down].start) * pixel[0]
+        title = f"{plane.name}, {_position(case.grid, plane.axis, indices)}"
+        _text(page, left + width / 2, _HEADER / 2, title, color="white", ha="center", size=10)
+        outlines: dict[int, Any] = {}
+        for number, row in enumerate(rows):
+            top = _HEADER + number * (row_height + _GAP) + (row_height - height) / 2
+            frame = (left, top, width, height)
+            if id(row.labels) not in outlines:
+                outlines[id(row.labels)] = _outlines(plane.cut(row.labels, indices[plane.axis], box), pixel)
+            _draw_image(page, plane.cut(row.image, indices[plane.axis], box), row.window, frame)
+            _draw_outlines(page, outlines[id(row.labels)], frame)
+            _draw_letters(page, plane, frame)
+            if plane is PLANES[0]:
+                _text(page, left, top + 16, row.caption, color="white", size=12, weight="bold", halo=True)
+        left += width + _GAP
+
+
+def _position(grid: sitk.Image, axis: int, indices: Sequence[int]) -> str:
+    """Where the slice lies, as Slicer's slice views say it: "S 34.0 mm"."""
+    along = 2 - axis
+    millimetres = grid.TransformIndexToPhysicalPoint([int(index) for index in indices[::-1]])[along]
+    return f"{_SIDES[axis][0 if millimetres >= 0 else 1]} {abs(millimetres):.1f} mm"
+
+
+def _outlines(labels: np.ndarray, pixel: tuple[float, float]) -> list[tuple[Any, list[np.ndarray]]]:
+    """For each label in a slice its colour and outlines, (n, 2) page points (x, y) from the slice's top left corner.
+
+    Each outline runs 0.4 voxel inside its label: those of neighbours lie side by side, and what is one voxel wide
+    still has one.
+    """
+    import contourpy
+
+    padded = np.pad(labels, 1)  # closes outlines at the slice's edge
+    found = []
+    for item in LABELS:
+        mask = padded == item.labels[0]
+        if not mask.any():
+            continue
+        inside, outside = (ndimage.distance_transform_edt(part, sampling=pixel) for part in (mask, ~mask))
+        # Twice the inset: across a border this difference grows twice as fast as the distance does.
+        lines = contourpy.contour_generator(z=inside - outside).lines(0.8 * min(pixel))
+        # Voxel centres are at whole numbers; the unpadded slice's corner is at (0.5, 0.5).
+        found.append((item.colour, [(np.asarray(line) - 0.5) * pixel[::-1] for line in lines]))
+    return found
+
+
+def _draw_image(page: Axes, plane: np.ndarray, window: tuple[float, float], frame: Sequence[float]) -> None:
+    left, top, width, height = frame
+    extent = (left, left + width, top + height, top)
+    low, high = window
+    page.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear", aspect="auto")
+
+
+def _draw_outlines(page: Axes, outlines: Sequence[tuple[Any, list[np.ndarray]]], frame: Sequence[float]) -> None:
+    from matplotlib.collections import LineCollection
+
+    placed = [(colour, [line + frame[:2] for line in lines]) for colour, lines in outlines]
+    # All the dark seams first: one drawn later would cover the line beside it.
+    for _, lines in placed:
+        page.add_collection(LineCollection(lines, colors="black", linewidths=2.2, alpha=0.5), autolim=False)
+    for colour, lines in placed:
+        page.add_collection(LineCollection(lines, colors=[colour], linewidths=1.0), autolim=False)
+
+
+def _draw_letters(page: Axes, plane: Plane, frame: Sequence[float]) -> None:
+    left, top, width, height = frame
+    style: dict[str, Any] = {"color": "#d7dce2", "size": 9, "ha": "center", "halo": True}
+    _text(page, left + 9, top + height / 2, plane.left, **style)
+    _text(page, left + width - 9, top + height / 2, plane.right, **style)
+    _text(page, left + width / 2, top + 10, plane.top, **style)
+    _text(page, left + width / 2, top + height - 10, plane.bottom, **style)
+
+
+def _panel_lines(content: ReportContent) -> list[_Line]:
+    """The content as lines, from the title down to the disclaimer."""
+    lines = [_Line(text, 28, 14, weight="bold") for text in _wrapped(content.title, 42)]
+    lines += [_Line(text, colour=_QUIET) for text in _wrapped(f"Sequences used: {content.subset}", 62)]
+    lines += [_Line(text) for text in _wrapped(content.finding, 64)]
+    for message in content.messages:
+        wrapped = _wrapped(message, 56)
+        lines += [_Line(("!  " if text is wrapped[0] else "    ") + text, colour=_ALERT) for text in wrapped]
+    lines += [_Line("", 12), _Line("Volumes", 26, 11, weight="bold", columns=content.headings)]
+    short = len(content.headings) > 1  # three columns leave no room for the long names
+    for row in content.rows:
+        label = row.key if short else f"{row.key}   {row.name}"
+        lines.append(_Line(label, 22, swatch=row.colour, columns=row.cells()))
+    lines += [_Line("", 12)]
+    lines += [_Line(text, 19, 9, weight="bold") for text in _wrapped(DISCLAIMER, 56)]
+    lines += [_Line("", 12)]
+    for key, value in content.provenance.items():
+        lines += [_Line(text, 15, 7.5, colour=_QUIET) for text in _wrapped(f"{key}: {value}", 80)]
+    return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(" ".join(str(text).split()), width) or [""]
+
+
+def _draw_panel(page: Axes, lines: Sequence[_Line], left: float, right: float) -> None:
+    y = float(_MARGIN)
+    for line in lines:
+        middle = y + line.height / 2
+        if line.swatch:
+            page.plot([left, left + 20], [middle, middle], color=line.swatch, linewidth=3.5, solid_capstyle="butt")
+        indent = 30 if line.columns and line.weight == "normal" else 0
+        style: dict[str, Any] = {"color": line.colour, "size": line.size, "weight": line.weight}
+        _text(page, left + indent, middle, line.text, **style)
+        for number, text in enumerate(reversed(line.columns)):
+            _text(page, right - 110 * number, middle, text, **{**style, "size": 9.5, "ha": "right"})
+        y += line.height
+
+
+def _text(page: Axes, x: float, y: float, text: str, *, halo: bool = False, **style: Any) -> None:
+    from matplotlib.patheffects import withStroke
+
+    effects = [withStroke(linewidth=2.5, foreground="black")] if halo else None
+    # parse_math: a "$" in a file name is no formula.
+    page.text(x, y, text, va="center_baseline", parse_math=False, path_effects=effects, **style)

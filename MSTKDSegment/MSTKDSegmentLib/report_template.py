@@ -1,0 +1,148 @@
+"""What a report says, in words and numbers, and the same as a self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Optional
+
+from .regions import LABELS, REGIONS, Structure
+
+DISCLAIMER = "For research use only. Not a medical device: not for diagnosis or treatment decisions."
+TABLE_ORDER: tuple[Structure, ...] = (*LABELS, *REGIONS[1::-1])  # NCR, ED, ET, then TC and WT
+
+
+@dataclass(frozen=True)
+class VolumeRow:
+    """One row of the volume table. colour: of the outline, None where none is drawn; dice: None without reference."""
+
+    key: str
+    name: str
+    ml: float
+    colour: Optional[tuple[float, float, float]] = None
+    reference_ml: Optional[float] = None
+    dice: Optional[float] = None
+
+    def cells(self) -> list[str]:
+        """The numbers as text: volume, and with a reference its volume and the Dice coefficient."""
+        texts = [format_ml(self.ml)]
+        if self.reference_ml is not None:
+            texts += [format_ml(self.reference_ml), "" if self.dice is None else f"{self.dice:.3f}"]
+        return texts
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything in a report but its picture. finding: one sentence on what the picture shows."""
+
+    title: str
+    finding: str
+    subset: str
+    rows: Sequence[VolumeRow]
+    messages: Sequence[str]
+    provenance: Mapping[str, str]
+
+    @property
+    def headings(self) -> list[str]:
+        """Column titles that go with `VolumeRow.cells`."""
+        with_reference = any(row.reference_ml is not None for row in self.rows)
+        return ["ml", "reference ml", "Dice"] if with_reference else ["ml"]
+
+
+def format_ml(volume: float) -> str:
+    """A volume in ml: one decimal, three below 1 ml, where a decimal would hide small lesions."""
+    return f"{volume:.1f}" if volume >= 1 or volume == 0 else f"{volume:.3f}"
+
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: #1b1f24; background: #fff;
+  max-width: 1240px; margin: 24px auto; padding: 0 20px; }
+h1 { font-size: 24px; margin: 0 0 4px; overflow-wrap: anywhere; }
+h2 { font-size: 16px; margin: 22px 0 6px; }
+p { margin: 4px 0; }
+figure { margin: 16px 0; background: #000; text-align: center; }
+figure img { max-width: 100%; height: auto; display: block; margin: auto; }
+table { border-collapse: collapse; }
+th, td { padding: 3px 14px 3px 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e2e5e9; }
+th { font-weight: 600; color: #4a525c; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.value { overflow-wrap: anywhere; }
+.swatch { display: inline-block; width: 18px; border-top: 4px solid; margin-right: 8px; vertical-align: 4px; }
+.warnings { background: #fff6dd; border-left: 4px solid #e0a100; padding: 8px 14px; margin: 12px 0; }
+.warnings ul { margin: 0; padding-left: 18px; }
+.disclaimer { border: 1px solid #c9ced4; padding: 6px 12px; margin: 20px 0; font-weight: 600; }
+.quiet { color: #4a525c; font-size: 13px; }
+@media print { body { margin: 0; max-width: none; font-size: 11px; } figure, table { break-inside: avoid;
+  print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+"""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="quiet">Sequences used: {subset}</p>
+{warnings}
+<p>{finding}</p>
+<figure><img alt="{alt}" src="data:image/png;base64,{picture}"></figure>
+<h2>Volumes</h2>
+{volumes}
+<p class="disclaimer">{disclaimer}</p>
+<h2>How this was made</h2>
+{provenance}
+</body>
+</html>
+"""
+
+
+def render_html(content: ReportContent, picture_png: bytes) -> str:
+    """The report as one HTML page without any reference to the outside; all texts are escaped."""
+    return _PAGE.format(
+        style=_STYLE,
+        title=escape(content.title),
+        subset=escape(content.subset),
+        finding=escape(content.finding),
+        alt=escape(f"Axial, coronal and sagittal slices with outlines. {content.finding}"),
+        picture=base64.b64encode(picture_png).decode("ascii"),
+        warnings=_warnings(content.messages),
+        volumes=_volumes(content),
+        provenance=_provenance(content.provenance),
+        disclaimer=escape(DISCLAIMER),
+    )
+
+
+def _warnings(messages: Sequence[str]) -> str:
+    if not messages:
+        return ""
+    items = "".join(f"<li>{escape(message)}</li>" for message in messages)
+    return f'<div class="warnings"><ul>{items}</ul></div>'
+
+
+def _volumes(content: ReportContent) -> str:
+    heads = "".join(f'<th class="number">{escape(text)}</th>' for text in content.headings)
+    rows = []
+    for row in content.rows:
+        swatch = ""
+        if row.colour:
+            rgb = ",".join(str(round(255 * channel)) for channel in row.colour)
+            swatch = f'<span class="swatch" style="border-color:rgb({rgb})"></span>'
+        cells = "".join(f'<td class="number">{escape(text)}</td>' for text in row.cells())
+        rows.append(f"<tr><td>{swatch}{escape(row.key)}</td><td>{escape(row.name)}</td>{cells}</tr>")
+    return f"<table><tr><th>Outline</th><th>Structure</th>{heads}</tr>{''.join(rows)}</table>"
+
+
+def _provenance(provenance: Mapping[str, str]) -> str:
+    rows = (
+        f'<tr><td>{escape(str(key))}</td><td class="value">{escape(str(text))}</td></tr>'
+        for key, text in provenance.items()
+    )
+    return f"<table>{''.join(rows)}</table>"
