@@ -1,0 +1,1 @@
+"""Offline training: data, losses, engine, evaluation and export; never imported by the product."""

@@ -1,0 +1,192 @@
+"""Evaluation over the 15 subsets through the product's own pipeline: native space, whole volume, three regions.
+
+Scores follow the empty-mask policy of `MSTKDSegmentLib.metrics`; no case is ever dropped from a mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import SimpleITK as sitk
+from MSTKDSegmentLib.geometry import labels_to_native
+from MSTKDSegmentLib.inference import predict
+from MSTKDSegmentLib.metrics import region_scores
+from MSTKDSegmentLib.modalities import MODALITIES, SUBSETS, availability, subset_name
+from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
+from MSTKDSegmentLib.regions import NO_CLEAN_UP, CleanUp, remove_small_components, voxel_volume_ml
+
+from training.data import LabelledCase, read_labels
+
+BOOTSTRAP_SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case, subset and region; `clean_up` names the post-processing that was scored."""
+
+    case: str
+    subset: str
+    region: str
+    clean_up: str
+    n_ref: int
+    n_pred: int
+    status: str
+    dice: float
+    hd95: float
+    volume_error_ml: float
+    checkpoint_sha256: str
+
+
+def with_subset(case: PreparedCase, subset: tuple[str, ...]) -> PreparedCase:
+    """The prepared case as if only the sequences of `subset` were there: other channels zero, mask 0."""
+    mask = availability(subset)
+    return replace(
+        case,
+        volumes={name: volume for name, volume in case.volumes.items() if name in subset},
+        reference=case.reference if case.reference in subset else subset[0],
+        image=case.image * mask[:, None, None, None],
+        availability=mask,
+    )
+
+
+def evaluate_case(
+    segmenter: Segmenter,
+    labelled: LabelledCase,
+    clean_ups: Mapping[str, CleanUp],
+    subsets: Sequence[tuple[str, ...]] = SUBSETS,
+) -> list[Row]:
+    """Scores of one patient for every subset and clean-up, on the grid of the reference segmentation."""
+    prepared = read_case({m: labelled.images[m] for m in MODALITIES})
+    truth = read_labels(labelled)
+    reference = sitk.GetArrayFromImage(truth)
+    voxel_ml = voxel_volume_ml(truth.GetSpacing(), truth.GetDirection())
+    rows: list[Row] = []
+    for subset in subsets:
+        case = with_subset(prepared, subset)
+        prediction = predict(segmenter.network, case.image, case.availability, device=segmenter.device.name)
+        native = labels_to_native(prediction.probabilities, case.grid, truth)
+        for name, clean_up in clean_ups.items():
+            labels = remove_small_components(native, clean_up, voxel_ml)
+            for score in region_scores(labels, reference, truth.GetSpacing()[::-1]):
+                rows.append(
+                    Row(
+                        labelled.name,
+                        subset_name(subset),
+                        score.region,
+                        name,
+                        score.n_ref,
+                        score.n_pred,
+                        score.status,
+                        score.dice,
+                        score.hd95,
+                        score.volume_error_ml,
+                        segmenter.bundle.sha256,
+                    )
+                )
+    return rows
+
+
+def evaluate(
+    segmenter: Segmenter,
+    cases: Iterable[LabelledCase],
+    out: Path,
+    clean_ups: Mapping[str, CleanUp] | None = None,
+    told: Callable[[str], None] = print,
+) -> Path:
+    """Evaluate `cases`, writing `<out>/per_case.csv` after each of them and `<out>/summary.json` at the end.
+
+    A case that `per_case.csv` already holds for these weights is not run again.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    table = out / "per_case.csv"
+    rows = [row for row in read_rows(table) if row.checkpoint_sha256 == segmenter.bundle.sha256]
+    done = {row.case for row in rows}
+    for case in cases:
+        if case.name not in done:
+            rows += evaluate_case(segmenter, case, clean_ups or {"none": NO_CLEAN_UP})
+            write_rows(table, rows)
+        full = [r for r in rows if r.case == case.name and r.subset == subset_name(SUBSETS[-1])]
+        told(
+            f"{case.name}: " + ", ".join(f"{r.region} {r.dice:.3f} ({r.status})" for r in full if r.clean_up == "none")
+        )
+    path = out / "summary.json"
+    path.write_text(json.dumps(summarise(rows), indent=1))
+    return path
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    names = [field.name for field in fields(Row)]
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows({name: getattr(row, name) for name in names} for row in rows)
+    temporary.replace(path)
+
+
+def read_rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    kinds = {field.name: {"int": int, "float": float}.get(str(field.type), str) for field in fields(Row)}
+    with path.open(newline="") as file:
+        return [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in csv.DictReader(file)]
+
+
+def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean of (patients,) `values`, percentile bootstrap over patients."""
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (BOOTSTRAP_SAMPLES, len(values)))].mean(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, object]:
+    """Means by clean-up, subset and region with n and 95 % CI, and the mean over the 15 subsets."""
+    summary: dict[str, object] = {
+        "checkpoint_sha256": rows[0].checkpoint_sha256,
+        "cases": sorted({r.case for r in rows}),
+    }
+    by_clean_up: dict[str, object] = {}
+    for clean_up in sorted({r.clean_up for r in rows}):
+        subsets: dict[str, dict[str, object]] = {}
+        for subset in (subset_name(s) for s in SUBSETS):
+            entry: dict[str, object] = {}
+            for region in ("WT", "TC", "ET"):
+                mine = [r for r in rows if (r.clean_up, r.subset, r.region) == (clean_up, subset, region)]
+                if not mine:
+                    continue
+                dice = np.array([r.dice for r in mine])
+                low, high = bootstrap_interval(dice)
+                entry[region] = round(float(dice.mean()), 4)
+                entry[f"{region}_ci95"] = [round(low, 4), round(high, 4)]
+                entry[f"{region}_hd95_mm"] = round(float(np.mean([r.hd95 for r in mine])), 2)
+                entry["n"] = len(mine)
+            if entry:
+                subsets[subset] = entry
+        mean = {
+            region: round(float(np.mean([entry[region] for entry in subsets.values()])), 4)  # type: ignore[misc]
+            for region in ("WT", "TC", "ET")
+        }
+        by_clean_up[clean_up] = {"subsets": subsets, "mean_over_subsets": mean}
+    summary["clean_up"] = by_clean_up
+    return summary
+
+
+def summary_table(summary: Mapping[str, object], clean_up: str) -> str:
+    """The summary as a Markdown table, one line a subset."""
+    chosen = summary["clean_up"][clean_up]  # type: ignore[index]
+    lines = ["| sequences | n | WT | TC | ET |", "|---|---|---|---|---|"]
+    for name, entry in chosen["subsets"].items():
+        cells = [
+            f"{entry[r]:.3f} [{entry[f'{r}_ci95'][0]:.2f}, {entry[f'{r}_ci95'][1]:.2f}]" for r in ("WT", "TC", "ET")
+        ]
+        lines.append(f"| {name} | {entry['n']} | " + " | ".join(cells) + " |")
+    mean = chosen["mean_over_subsets"]
+    lines.append("| mean over subsets | | " + " | ".join(f"{mean[r]:.3f}" for r in ("WT", "TC", "ET")) + " |")
+    return "\n".join(lines)
