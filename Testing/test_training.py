@@ -35,6 +35,7 @@ from training.engine import Phase, TrainingConfig, run_training  # noqa: E402
 from training.evaluate import bootstrap_interval, evaluate, read_rows  # noqa: E402
 from training.export import export_bundle  # noqa: E402
 from training.losses import region_probabilities, region_targets, segmentation_loss  # noqa: E402
+from training.model_card import card_markdown  # noqa: E402
 
 SMALL = TrainingConfig(phases=(Phase(3, (32, 32, 32), 1), Phase(3, (32, 32, 64), 1)), warmup_steps=2, workers=0)
 
@@ -291,11 +292,15 @@ def test_export_evaluate_export_with_figures(finished_run, cache, labelled_folde
     assert final.expected_dice(("FLAIR",))["WT"] == pytest.approx(flair[0], abs=1e-3)
     assert final.card["training"]["steps"] == 6
     assert final.card["training"]["cases"] == ["Case_1"]
+    page = card_markdown(final.card)
+    assert final.sha256 in page
+    assert page.count("| Case_1 |") == 2
+    assert f"| FLAIR | 1 | {flair[0]:.3f}" in page
 
 
 def test_figures_of_other_weights_do_not_get_into_a_card(finished_run, cache, tmp_path):
     summary = tmp_path / "summary.json"
-    figures = {"none": {"subsets": {}, "mean_over_subsets": {}}}
+    figures = {"none": {"subsets": {}, "mean_over_subsets": {}, "per_case": {}}}
     summary.write_text(json.dumps({"checkpoint_sha256": "f" * 64, "cases": [], "clean_up": figures}))
     with pytest.raises(WeightsError, match="made with weights ffffffffffff"):
         export(finished_run, cache, tmp_path / "x.zip", evaluation=summary)

@@ -1,4 +1,4 @@
-"""`python -m training prepare | train | evaluate | export`: from labelled cases to a bundle."""
+"""`python -m training prepare | train | evaluate | export | card`: from labelled cases to a bundle."""
 
 from __future__ import annotations
 
@@ -59,13 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--evaluation", type=Path, help="summary.json of these weights; its figures go into the card")
     export.add_argument("--clean-up", choices=sorted(CLEAN_UPS), default="none")
     export.add_argument("--out", type=Path, required=True)
+
+    card = commands.add_parser("card", help="write a bundle's card as Markdown")
+    card.add_argument("--bundle", type=Path)
+    card.add_argument("--out", type=Path, required=True)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        {"prepare": _prepare, "train": _train, "evaluate": _evaluate, "export": _export}[arguments.command](arguments)
+        COMMANDS[arguments.command](arguments)
     except MSTKDError as error:
         print(f"training: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -145,6 +149,18 @@ def _export(arguments: argparse.Namespace) -> None:
         description=arguments.description,
     )
     print(path)
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    from MSTKDSegmentLib.weights import read_bundle
+
+    from training.model_card import card_markdown
+
+    arguments.out.write_text(card_markdown(read_bundle(arguments.bundle).card))
+    print(arguments.out)
+
+
+COMMANDS = {"prepare": _prepare, "train": _train, "evaluate": _evaluate, "export": _export, "card": _card}
 
 
 if __name__ == "__main__":

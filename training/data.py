@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from MSTKDSegmentLib.case_roles import roles_in_folder
 from MSTKDSegmentLib.errors import InputError
 from MSTKDSegmentLib.geometry import array_to_image, to_canonical
 from MSTKDSegmentLib.modalities import MODALITIES, SUBSETS, availability
 from MSTKDSegmentLib.pipeline import read_case
 from MSTKDSegmentLib.regions import bounding_box, from_convention
-from MSTKDSegmentLib.roles import roles_in_folder
 from torch.utils.data import Dataset
 
 from training.augment import Augmentation

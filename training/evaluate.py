@@ -24,6 +24,8 @@ from MSTKDSegmentLib.regions import NO_CLEAN_UP, CleanUp, remove_small_component
 from training.data import LabelledCase, read_labels
 
 BOOTSTRAP_SAMPLES = 2000
+# A card lists each patient for these: everything there is, and the one sequence that nearly every patient has.
+PER_CASE_SUBSETS = (subset_name(SUBSETS[-1]), "FLAIR")
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,21 @@ def summarise(rows: Sequence[Row]) -> dict[str, object]:
             region: round(float(np.mean([entry[region] for entry in subsets.values()])), 4)  # type: ignore[misc]
             for region in ("WT", "TC", "ET")
         }
-        by_clean_up[clean_up] = {"subsets": subsets, "mean_over_subsets": mean}
+        by_clean_up[clean_up] = {
+            "subsets": subsets,
+            "mean_over_subsets": mean,
+            "per_case": {subset: _per_case(rows, clean_up, subset) for subset in PER_CASE_SUBSETS},
+        }
     summary["clean_up"] = by_clean_up
     return summary
+
+
+def _per_case(rows: Sequence[Row], clean_up: str, subset: str) -> dict[str, dict[str, float]]:
+    scores: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if (row.clean_up, row.subset) == (clean_up, subset):
+            scores.setdefault(row.case, {})[row.region] = round(row.dice, 4)
+    return scores
 
 
 def summary_table(summary: Mapping[str, object], clean_up: str) -> str:

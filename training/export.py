@@ -102,7 +102,7 @@ def _metrics_card(summary: Mapping[str, Any], clean_up: str) -> dict[str, Any]:
         "clean_up": clean_up,
         "subsets": chosen["subsets"],
         "mean_over_subsets": chosen["mean_over_subsets"],
-        "per_case_all_sequences": summary.get("per_case_all_sequences", {}),
+        "per_case": chosen["per_case"],
     }
 
 

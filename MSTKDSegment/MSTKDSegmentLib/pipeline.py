@@ -19,19 +19,9 @@ import SimpleITK as sitk
 
 from . import __version__
 from .errors import Cancelled, GeometryError, InputError, WeightsError
-from .geometry import (
-    CanonicalGrid,
-    canonical_grid,
-    check_overlap,
-    default_reference,
-    foreground,
-    is_skull_stripped,
-    labels_to_native,
-    same_volume_twice,
-    to_canonical,
-    to_native,
-)
+from .geometry import CanonicalGrid, canonical_grid, labels_to_native, to_canonical, to_native
 from .modalities import MODALITIES, availability, subset_name
+from .overlap import check_overlap, default_reference, foreground, is_skull_stripped, same_volume_twice
 from .preprocess import fill_holes, normalise
 from .regions import NO_CLEAN_UP, CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
 from .volumes import Volume, read_volume, volume_from_image

@@ -1,0 +1,261 @@
+"""Many cases, one network: results and `summary.csv` in one folder; a run that was stopped goes on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from .batch_cases import BatchCase, read_cases
+from .case_inputs import CaseInputs, find_inputs
+from .errors import BatchError, Cancelled, InputError, MSTKDError, OutputError
+from .modalities import subset_name
+from .pipeline import Progress, Segmenter
+from .segment_command import CaseRequest, CaseResult, Settings, segment_case
+from .segmentation_io import atomic_output, check_output
+from .terminal import RESEARCH_ONLY, print_line, print_table
+
+SUMMARY = "summary.csv"
+REGION_KEYS = ("NCR", "ED", "ET", "WT", "TC")
+DICE_KEYS = ("WT", "TC", "ET")
+COLUMNS = (
+    "case", "status", "error", "sequences", "reference", "device", *(f"{key}_ml" for key in REGION_KEYS), "seconds",
+    *(f"dice_{key}" for key in DICE_KEYS), "notices", "bundle_sha256", "fingerprint", "output",
+)  # fmt: skip
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What to run. `cases`: a folder of case folders or a CSV file; `output`: the folder of all results."""
+
+    cases: Path
+    output: Path
+    settings: Settings
+    ending: str = ".seg.nrrd"
+    reports: bool = False
+    reference: Optional[str] = None
+    without: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Names of cases by what became of them in this run."""
+
+    ok: Sequence[str]
+    failed: Mapping[str, str]
+    skipped: Sequence[str]
+    summary: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "ok": list(self.ok),
+            "failed": dict(self.failed),
+            "skipped": list(self.skipped),
+            "summary": str(self.summary),
+        }
+
+
+def run_batch(
+    request: BatchRequest, load_segmenter: Callable[[], Segmenter], progress: Optional[Progress] = None
+) -> BatchResult:
+    """Segment every case; a case that fails is noted in `summary.csv` and the run goes on.
+
+    A case is skipped when its outputs exist and its line there says ok for the same bundle, inputs and settings
+    (unless `settings.overwrite`). Raises InputError for a list that cannot be read, OutputError when the folder cannot
+    be written, Cancelled on Ctrl-C.
+    """
+    cases = read_cases(request.cases, request.output)
+    path = request.output / SUMMARY
+    rows = read_summary(path)
+    _check_folder(request.output)
+    segmenter = load_segmenter()
+    ok: list[str] = []
+    skipped: list[str] = []
+    failed: dict[str, str] = {}
+    try:
+        for index, case in enumerate(cases):
+            row = _run_case(case, request, segmenter, rows.get(case.name), _case_progress(progress, index, cases))
+            if row is None:
+                skipped.append(case.name)
+                continue
+            rows[case.name] = row
+            write_summary(path, rows)
+            if row["status"] == "ok":
+                ok.append(case.name)
+            else:
+                failed[case.name] = row["error"]
+    except KeyboardInterrupt:
+        finished = len(ok) + len(failed) + len(skipped)
+        raise Cancelled(
+            f"cancelled after {finished} of {len(cases)} cases; run the same command again to go on where it stopped"
+        ) from None
+    return BatchResult(ok, failed, skipped, path)
+
+
+def _case_progress(progress: Optional[Progress], index: int, cases: Sequence[BatchCase]) -> Optional[Progress]:
+    if progress is None:
+        return None
+    name, total = cases[index].name, len(cases)
+    return lambda share, text: progress((index + share) / total, f"{name} ({index + 1} of {total}): {text}")
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give a folder for the results of a batch")
+    check_output(folder / SUMMARY, overwrite=True, endings=(".csv",))
+
+
+# --- one case --------------------------------------------------------------------------------------------------------
+
+
+def _run_case(
+    case: BatchCase, request: BatchRequest, segmenter: Segmenter, before: Optional[Row], progress: Optional[Progress]
+) -> Optional[Row]:
+    """The case's line for the summary, or None where the one from before still holds."""
+    try:
+        _check_files(case)
+        inputs = find_inputs(case.folder, _kept_files(case, request), request.without if case.folder else ())
+        if not inputs.sources:
+            raise InputError("no sequence is given; give at least one of T1, T1Gd, T2 and FLAIR")
+        one = _case_request(case, request, inputs)
+        fingerprint = _fingerprint(one)
+        if not request.settings.overwrite and _holds(before, one, fingerprint, segmenter):
+            return None
+        result = segment_case(one, lambda: segmenter, progress)
+    except MSTKDError as error:
+        return _failed_row(case, str(error), segmenter, before)
+    except Exception as error:  # a bug in one case must not cost the results of the others
+        return _failed_row(case, f"a bug of this program: {type(error).__name__}: {error}", segmenter, before)
+    return _ok_row(result, fingerprint, segmenter)
+
+
+def _check_files(case: BatchCase) -> None:
+    for path in (*case.files.values(), *([case.ground_truth] if case.ground_truth else [])):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
+
+
+def _kept_files(case: BatchCase, request: BatchRequest) -> dict[str, Path]:
+    return {name: path for name, path in case.files.items() if name not in request.without}
+
+
+def _case_request(case: BatchCase, request: BatchRequest, inputs: CaseInputs) -> CaseRequest:
+    return CaseRequest(
+        title=case.name,
+        inputs=inputs,
+        outputs=(request.output / f"{case.name}{request.ending}",),
+        settings=request.settings,
+        reference=case.reference or request.reference,
+        report=request.output / f"{case.name}.html" if request.reports else None,
+        ground_truth=case.ground_truth,
+    )
+
+
+def _holds(before: Optional[Row], one: CaseRequest, fingerprint: str, segmenter: Segmenter) -> bool:
+    """Whether the line from before describes what would come out again, and its files are still there."""
+    if before is None or before["status"] != "ok":
+        return False
+    same = before["bundle_sha256"] == segmenter.bundle.sha256 and before["fingerprint"] == fingerprint
+    return same and all(path.is_file() for path in one.files)
+
+
+def _fingerprint(one: CaseRequest) -> str:
+    """Changes with the input files (path, size, time of change) and with whatever decides what is written."""
+    settings = {key: value for key, value in asdict(one.settings).items() if key != "overwrite"}
+    inputs = {name: _stamp(path) for name, path in one.inputs.sources.items()}
+    truth = None if one.ground_truth is None else _stamp(one.ground_truth)
+    outputs = [path.name for path in one.outputs]
+    text = json.dumps([inputs, truth, one.reference, settings, outputs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> list[Any]:
+    files = sorted(item for item in path.iterdir() if item.is_file()) if path.is_dir() else [path]
+    stats = [file.stat() for file in files]
+    return [
+        str(path.resolve()),
+        len(files),
+        sum(s.st_size for s in stats),
+        max((s.st_mtime_ns for s in stats), default=0),
+    ]
+
+
+# --- summary.csv -----------------------------------------------------------------------------------------------------
+
+
+def _ok_row(result: CaseResult, fingerprint: str, segmenter: Segmenter) -> Row:
+    volumes, scores = result.segmentation.volumes_ml, result.dice or {}
+    return {
+        "case": result.request.title,
+        "status": "ok",
+        "error": "",
+        "sequences": result.subset,
+        "reference": result.segmentation.case.reference,
+        "device": result.used_device,
+        **{f"{key}_ml": f"{volumes[key]:.3f}" for key in REGION_KEYS},
+        "seconds": f"{result.seconds['total']:.2f}",
+        **{f"dice_{key}": f"{scores[key]:.4f}" if key in scores else "" for key in DICE_KEYS},
+        "notices": " | ".join(result.notices),
+        "bundle_sha256": segmenter.bundle.sha256,
+        "fingerprint": fingerprint,
+        "output": result.request.outputs[0].name,
+    }
+
+
+def _failed_row(case: BatchCase, message: str, segmenter: Segmenter, before: Optional[Row]) -> Row:
+    where = "" if case.folder else f"{case.where}: "
+    row = dict.fromkeys(COLUMNS, "")
+    row.update(
+        case=case.name, status="failed", error=where + " ".join(message.split()),
+        sequences=subset_name(case.files) if case.files else "", bundle_sha256=segmenter.bundle.sha256,
+    )  # fmt: skip
+    return row
+
+
+def read_summary(path: Path) -> dict[str, Row]:
+    """Lines of an earlier run by case; empty where there is none. Raises OutputError for a file that is not ours."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise OutputError(f"{path} is not a summary of this program; choose another output folder")
+            return {row["case"]: row for row in reader}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise OutputError(f"{path} cannot be read ({error}); choose another output folder") from error
+
+
+def write_summary(path: Path, rows: Mapping[str, Row]) -> None:
+    """Write all lines, in the order in which cases first ended; the file is whole at any time."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows.values())
+    with atomic_output(path, overwrite=True, ending=".csv") as temporary:
+        temporary.write_bytes(text.getvalue().encode("utf-8"))
+
+
+def print_batch(result: BatchResult) -> None:
+    """What became of the cases, for a person at a terminal."""
+    if result.failed:
+        print_table(("failed case", "error"), result.failed.items(), text_columns=2)
+    print_line(f"{len(result.ok)} segmented, {len(result.skipped)} kept from before, {len(result.failed)} failed")
+    print_line(f"written: {result.summary}")
+    print_line(RESEARCH_ONLY)
+
+
+def batch_error(result: BatchResult) -> Optional[BatchError]:
+    """The error that the run ends with where a case failed."""
+    if not result.failed:
+        return None
+    names = ", ".join(list(result.failed)[:5]) + (", ..." if len(result.failed) > 5 else "")
+    total = len(result.ok) + len(result.skipped) + len(result.failed)
+    return BatchError(f"{len(result.failed)} of {total} cases failed ({names}); the reasons are in {result.summary}")

@@ -1,0 +1,298 @@
+"""One case on the command line: check outputs, read, segment, compare with a ground truth, write all files at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+import numpy as np
+import SimpleITK as sitk
+
+from .case_inputs import CaseInputs
+from .errors import GeometryError, InputError, OutputError
+from .metrics import dice
+from .modalities import subset_name
+from .output_set import staged_outputs
+from .pipeline import PreparedCase, Progress, Segmentation, Segmenter, read_case
+from .regions import LABELS, REGIONS, from_convention, labels_to_regions, voxel_volume_ml
+from .report import REPORT_ENDINGS, write_report
+from .segmentation_io import (
+    PROBABILITY_ENDINGS,
+    REGION_ENDINGS,
+    SEGMENTATION_ENDINGS,
+    check_output,
+    output_ending,
+    write_probabilities,
+    write_segmentation,
+)
+from .terminal import RESEARCH_ONLY, print_line, print_table, region_text
+from .volumes import read_volume
+
+if TYPE_CHECKING:
+    from .inference import DeviceChoice
+
+# A ground truth that loses more than this share of its tumour on the reference's grid lies partly outside it.
+LARGEST_LOSS = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How results are written, the same for every case of a batch."""
+
+    label_convention: str = "brats2023"
+    segments: str = "labels"
+    ground_truth_convention: str = "brats2023"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class CaseRequest:
+    """One case: its sequences, where its results go, and what it is compared with."""
+
+    title: str
+    inputs: CaseInputs
+    outputs: tuple[Path, ...]
+    settings: Settings
+    reference: Optional[str] = None
+    report: Optional[Path] = None
+    probabilities: Optional[Path] = None
+    ground_truth: Optional[Path] = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that will be written."""
+        return (*self.outputs, *(path for path in (self.report, self.probabilities) if path is not None))
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What a case gave. `dice`: against the ground truth, by region; `expected_dice`: on validation, same sequences."""
+
+    request: CaseRequest
+    segmentation: Segmentation
+    device: DeviceChoice
+    expected_dice: Optional[Mapping[str, float]]
+    dice: Optional[Mapping[str, float]]
+    notices: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+    @property
+    def subset(self) -> str:
+        return subset_name(self.segmentation.case.subset)
+
+    @property
+    def used_device(self) -> str:
+        """The device's name, which differs from the one chosen where its memory ran out."""
+        return self.segmentation.provenance["device"].partition(" (")[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that --json prints."""
+        request, case = self.request, self.segmentation.case
+        return {
+            "case": request.title,
+            "inputs": {
+                name: {"source": str(path), "reason": request.inputs.reasons[name]}
+                for name, path in request.inputs.sources.items()
+            },
+            "subset": self.subset,
+            "reference": case.reference,
+            "device": {"name": self.used_device, "chosen": self.device.name, "reason": self.device.reason},
+            "volumes_ml": dict(self.segmentation.volumes_ml),
+            "expected_dice": None if self.expected_dice is None else dict(self.expected_dice),
+            "dice": None if self.dice is None else dict(self.dice),
+            "ground_truth": None if request.ground_truth is None else str(request.ground_truth),
+            "outputs": {
+                "segmentations": [str(path) for path in request.outputs],
+                "report": None if request.report is None else str(request.report),
+                "probabilities": None if request.probabilities is None else str(request.probabilities),
+            },
+            "notices": list(self.notices),
+            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+            "provenance": dict(self.segmentation.provenance),
+        }
+
+
+def segment_case(
+    request: CaseRequest, load_segmenter: Callable[[], Segmenter], progress: Optional[Progress] = None
+) -> CaseResult:
+    """Segment one case and write its files, all of them or none.
+
+    Inputs and outputs are checked before the network is loaded. Raises the errors of `errors`.
+    """
+    start = time.perf_counter()
+    request = _with_checked_outputs(request, None)
+    case = read_case(request.inputs.sources, request.reference, progress)
+    _with_checked_outputs(request, case.reference_image)
+    truth, notices = _ground_truth(request, case)
+    prepared = time.perf_counter()
+    segmenter = load_segmenter()
+    loaded = time.perf_counter()
+    segmentation = segmenter.segment_prepared(
+        case, want_probabilities=request.probabilities is not None, progress=progress,
+        seconds={"read and prepare": prepared - start, "load the network": loaded - prepared},
+    )  # fmt: skip
+    result = CaseResult(
+        request=request,
+        segmentation=segmentation,
+        device=segmenter.device,
+        expected_dice=segmenter.bundle.expected_dice(case.subset),
+        dice=None if truth is None else _dice(segmentation.labels, truth),
+        notices=(*segmentation.notices, *notices),
+        seconds=segmentation.seconds,
+    )
+    before_writing = time.perf_counter()
+    _write(result, truth)
+    done = time.perf_counter()
+    return replace(result, seconds={**segmentation.seconds, "write": done - before_writing, "total": done - start})
+
+
+# --- before the computation ------------------------------------------------------------------------------------------
+
+
+def _with_checked_outputs(request: CaseRequest, reference_image: Optional[sitk.Image]) -> CaseRequest:
+    """The request with usable output paths (`~` expanded); given the reference, its geometry is checked as well."""
+    overwrite = request.settings.overwrite
+
+    def checked(path: Optional[Path], endings: tuple[str, ...]) -> Optional[Path]:
+        image = None if endings == REPORT_ENDINGS else reference_image
+        return None if path is None else check_output(path, overwrite, endings=endings, reference_image=image)
+
+    if request.settings.segments == "regions":
+        for path in request.outputs:
+            if output_ending(path, SEGMENTATION_ENDINGS) not in REGION_ENDINGS:
+                raise OutputError(f"{path}: overlapping regions can be written as {REGION_ENDINGS[0]} only")
+    outputs = tuple(check_output(path, overwrite, reference_image=reference_image) for path in request.outputs)
+    report = checked(request.report, REPORT_ENDINGS)
+    probabilities = checked(request.probabilities, PROBABILITY_ENDINGS)
+    request = replace(request, outputs=outputs, report=report, probabilities=probabilities)
+    _refuse_collisions(request)
+    return request
+
+
+def _refuse_collisions(request: CaseRequest) -> None:
+    resolved = [path.resolve() for path in request.files]
+    for path in resolved:
+        if resolved.count(path) > 1:
+            raise OutputError(f"{path} is given for two outputs; give each its own name")
+    inputs = [*request.inputs.sources.values(), *([request.ground_truth] if request.ground_truth else [])]
+    for source in inputs:
+        if source.resolve() in resolved:
+            raise OutputError(f"{source} is an input and would be overwritten; choose another output name")
+
+
+def _ground_truth(request: CaseRequest, case: PreparedCase) -> tuple[Optional[np.ndarray], list[str]]:
+    """The ground truth's labels on the reference's grid, and notices; (None, []) where none was given."""
+    path = request.ground_truth
+    if path is None:
+        return None, []
+    image = read_volume(path).image
+    try:
+        labels = from_convention(sitk.GetArrayViewFromImage(image), request.settings.ground_truth_convention)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    label_image = sitk.GetImageFromArray(labels)
+    label_image.CopyInformation(image)
+    reference = case.reference_image
+    moved = sitk.GetArrayFromImage(
+        sitk.Resample(label_image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
+    )
+    before, after = _tumour_ml(labels, image), _tumour_ml(moved, reference)
+    if before and not after:
+        raise GeometryError(f"{path}: its tumour lies outside {case.reference}; check that both are of one patient")
+    if after < (1 - LARGEST_LOSS) * before:
+        return moved, [
+            f"{path}: of {before:.1f} ml tumour only {after:.1f} ml lie on the grid of {case.reference}; Dice is "
+            "counted on that grid"
+        ]
+    return moved, []
+
+
+def _tumour_ml(labels: np.ndarray, image: sitk.Image) -> float:
+    return float(np.count_nonzero(labels)) * voxel_volume_ml(image.GetSpacing(), image.GetDirection())
+
+
+def _dice(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    found, expected = labels_to_regions(labels), labels_to_regions(truth)
+    return {region.key: dice(found[region.key], expected[region.key]) for region in REGIONS}
+
+
+# --- after it --------------------------------------------------------------------------------------------------------
+
+
+def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
+    request, segmentation = result.request, result.segmentation
+    settings, reference = request.settings, segmentation.reference_image
+    metadata = _metadata(result)
+    with staged_outputs(request.files, settings.overwrite) as temporary:
+        for path in request.outputs:
+            write_segmentation(
+                temporary[path], segmentation.labels, reference, segments=settings.segments,
+                label_convention=settings.label_convention, metadata=metadata,
+            )  # fmt: skip
+        if request.probabilities is not None and segmentation.region_probabilities is not None:
+            write_probabilities(
+                temporary[request.probabilities], segmentation.region_probabilities, reference, metadata=metadata
+            )
+        if request.report is not None:
+            write_report(
+                temporary[request.report],
+                images=_on_reference_grid(segmentation.case),
+                labels=segmentation.labels,
+                reference_image=reference,
+                volumes_ml=segmentation.volumes_ml,
+                title=request.title,
+                subset=segmentation.case.subset,
+                messages=result.notices,
+                provenance=_report_provenance(result),
+                ground_truth=truth,
+            )
+
+
+def _metadata(result: CaseResult) -> dict[str, str]:
+    """Provenance for a file's header: names of input files without their folders, which may hold a patient's name."""
+    texts = {**result.segmentation.provenance}
+    for name, source in result.request.inputs.sources.items():
+        texts[f"input {name}"] = source.name
+    texts["volumes_ml"] = json.dumps({key: round(value, 3) for key, value in result.segmentation.volumes_ml.items()})
+    return {key.replace(" ", "_"): text for key, text in texts.items()}
+
+
+def _report_provenance(result: CaseResult) -> dict[str, str]:
+    expected = result.expected_dice
+    if expected is None:
+        return dict(result.segmentation.provenance)
+    text = ", ".join(f"{region} {value:.3f}" for region, value in expected.items())
+    return {**result.segmentation.provenance, "mean Dice on validation with these sequences": text}
+
+
+def _on_reference_grid(case: PreparedCase) -> dict[str, np.ndarray]:
+    reference = case.reference_image
+    moved = {
+        name: sitk.Resample(volume.image, reference, sitk.Transform(), sitk.sitkLinear, 0.0)
+        for name, volume in case.volumes.items()
+    }
+    return {name: sitk.GetArrayFromImage(image) for name, image in moved.items()}
+
+
+def print_result(result: CaseResult) -> None:
+    """The result of one case for a person at a terminal."""
+    for name, path in result.request.inputs.sources.items():
+        print_line(f"{name:5} {path} ({result.request.inputs.reasons[name]})")
+    headings = ["region", "volume (ml)", "Dice on validation"] + (["Dice here"] if result.dice else [])
+    rows = []
+    for item in (*REGIONS, *LABELS[:2]):
+        volume = f"{result.segmentation.volumes_ml[item.key]:.2f}"
+        scores = [result.expected_dice] + ([result.dice] if result.dice else [])
+        rows.append([item.title, volume, *(region_text(score, item.key) for score in scores)])
+    print_table(headings, rows)
+    style = "yellow" if result.device.gpu_expected or result.used_device != result.device.name else ""
+    print_line(f"device: {result.used_device}: {result.device.reason}", style)
+    for notice in result.notices:
+        print_line(f"note: {notice}", "yellow")
+    for path in result.request.files:
+        print_line(f"written: {path}")
+    print_line(f"{result.seconds['total']:.1f} s. {RESEARCH_ONLY}")

@@ -1,0 +1,290 @@
+"""MRML in and out, without Qt: a scene's volume as a `Volume`, a label map as a segmentation node.
+
+Volumes are read in world coordinates, so that sequences under different parent transforms come together as they are
+shown. A new segmentation node is put under the reference volume's transform and keeps that volume's own voxel grid:
+it lies right, follows when the registration is corrected, and can be edited on the reference without resampling. A
+segmentation node that exists stays where it is; the label map is then expressed in its coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Optional
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from .errors import GeometryError, InputError, OutputError
+from .regions import LABELS, REGIONS, Structure, require_labels
+from .volumes import Volume, volume_from_image
+
+ATTRIBUTE_PREFIX = "MSTKDSegment."
+SEGMENT_TAG = "MSTKDSegment.structure"
+"""Marks the segments that this module made: only these are replaced when a segmentation node is used again."""
+
+STRUCTURES: Mapping[str, Sequence[Structure]] = {"labels": LABELS, "regions": REGIONS}
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+# --- volumes in -----------------------------------------------------------------------------------------------------
+
+
+def volume_from_node(node: Any) -> Volume:
+    """A `vtkMRMLScalarVolumeNode` as a checked volume in world coordinates (LPS millimetres), its voxels copied.
+
+    Linear parent transforms, also with scaling and shear, are composed into the geometry; no voxel is resampled.
+    Raises InputError for a node that is no greyscale volume, holds no voxels, or stands under a non-linear transform,
+    and what `volume_from_image` raises.
+    """
+    if not node.IsA("vtkMRMLScalarVolumeNode") or node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(f"{node.GetName()}: not a greyscale volume. Choose the MRI volume itself.")
+    scalars = node.GetImageData().GetPointData().GetScalars() if node.GetImageData() else None
+    if scalars is None or scalars.GetNumberOfTuples() == 0:
+        raise InputError(f"{node.GetName()}: the volume holds no voxels. Load it again or choose another.")
+    if scalars.GetNumberOfComponents() != 1:
+        raise InputError(f"{node.GetName()}: a colour or vector volume. Choose a plain greyscale MRI volume.")
+    matrix = _matrix_between(node.GetParentTransformNode(), None, node.GetName()) @ _ijk_to_ras(node)
+    voxels = vtk_to_numpy(scalars).reshape(node.GetImageData().GetDimensions()[::-1])
+    return volume_from_image(_image(voxels, matrix, node.GetName()), node.GetName())
+
+
+def _image(voxels: np.ndarray, ijk_to_world: np.ndarray, name: str) -> sitk.Image:
+    columns = LPS_FROM_RAS @ ijk_to_world[:3, :3]
+    spacing = np.linalg.norm(columns, axis=0)
+    # ITK refuses what cannot be inverted with a message that names no volume; nearly flat axes are checked later.
+    if not (np.isfinite(ijk_to_world).all() and spacing.all() and np.linalg.det(columns / spacing)):
+        raise GeometryError(
+            f"{name}: its axes, with its parent transforms, do not span a volume (singular matrix). Correct the "
+            "spacing in the Volumes module or the transform."
+        )
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin((LPS_FROM_RAS @ ijk_to_world[:3, 3]).tolist())
+    image.SetDirection((columns / spacing).ravel().tolist())
+    return image
+
+
+def _ijk_to_ras(volume_node: Any) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    volume_node.GetIJKToRASMatrix(matrix)
+    return _as_array(matrix)
+
+
+def _matrix_between(source: Optional[Any], target: Optional[Any], name: str) -> np.ndarray:
+    """From the coordinates under transform node `source` to those under `target` (4, 4); None is the world."""
+    for transform in (source, target):
+        if transform is not None and not transform.IsTransformToWorldLinear():
+            raise InputError(
+                f"{name}: stands under the non-linear transform {transform.GetName()}. Harden it (Data module, right "
+                "click on the transform) and try again."
+            )
+    matrix = vtk.vtkMatrix4x4()
+    if source is not target:
+        slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(source, target, matrix)
+    return _as_array(matrix)
+
+
+def _as_array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
+    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+# --- segmentations out ----------------------------------------------------------------------------------------------
+
+
+def check_output_node(node: Any) -> None:
+    """Raises InputError for a segmentation node that `add_segmentation` could not write to; call before a long run."""
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        raise InputError(f"{node.GetName()}: not a segmentation. Choose another output or let a new one be made.")
+    _matrix_between(node.GetParentTransformNode(), None, node.GetName())
+    segmentation = node.GetSegmentation()
+    if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != _labelmap_name():
+        raise InputError(
+            f"{node.GetName()}: its segments are {segmentation.GetSourceRepresentationName().lower()}s, and voxels "
+            "would be turned into such. Choose another output or let a new one be made."
+        )
+
+
+def add_segmentation(
+    labels: np.ndarray,
+    reference_node: Any,
+    *,
+    output_node: Optional[Any] = None,
+    segments: str = "labels",
+    provenance: Optional[Mapping[str, str]] = None,
+    name: str = "",
+) -> Any:
+    """Puts a label map on the voxel grid of `reference_node` into its scene; returns the segmentation node.
+
+    labels: (D, H, W), 0 background, 1 NCR, 2 ED, 3 ET. segments: "labels" = NCR, ED, ET in one layer, "regions" = WT,
+    TC, ET overlapping in three. provenance becomes node attributes that start with `ATTRIBUTE_PREFIX`.
+    output_node: an existing segmentation; segments of an earlier result in it are replaced, all others are kept.
+    Without one, a new node called `name` (default: the reference's name + " tumour") is made.
+    If anything fails, every node made here is removed, and `output_node` is as it was.
+    Raises InputError (see `check_output_node`), OutputError when a node has left the scene, ValueError for labels that
+    do not fit the reference.
+    """
+    if segments not in STRUCTURES:
+        raise ValueError(f"segments must be 'labels' or 'regions', not {segments!r}")
+    for node in filter(None, (reference_node, output_node)):
+        if node.GetScene() is None:
+            raise OutputError(f"{node.GetName()}: was removed from the scene meanwhile; the result has no place to go.")
+    labels = _labels_on(reference_node, labels)
+    if output_node is None:
+        node, undo = _new_node(reference_node, name or f"{reference_node.GetName()} tumour")
+    else:
+        check_output_node(output_node)
+        node, undo = output_node, _restorer(output_node)
+    try:
+        _fill(node, labels, reference_node, STRUCTURES[segments])
+        _set_provenance(node, provenance or {})
+    except BaseException:
+        undo()
+        raise
+    return node
+
+
+def _labels_on(reference_node: Any, labels: np.ndarray) -> np.ndarray:
+    labels = require_labels(labels)
+    shape = reference_node.GetImageData().GetDimensions()[::-1] if reference_node.GetImageData() else None
+    if labels.shape != shape:
+        raise ValueError(f"the labels' grid {labels.shape} is not that of {reference_node.GetName()} ({shape})")
+    return labels
+
+
+def _new_node(reference_node: Any, name: str) -> tuple[Any, Callable[[], None]]:
+    scene = reference_node.GetScene()
+    before = set(_node_ids(scene))
+
+    def undo() -> None:
+        for node_id in _node_ids(scene):
+            if node_id not in before:
+                scene.RemoveNode(scene.GetNodeByID(node_id))
+
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
+    try:
+        node.CreateDefaultDisplayNodes()
+        node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
+    except BaseException:
+        undo()
+        raise
+    return node, undo
+
+
+def _node_ids(scene: Any) -> list[str]:
+    return [scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())]
+
+
+def _restorer(node: Any) -> Callable[[], None]:
+    """A function that gives the segmentation node back its segments, attributes and reference geometry of now."""
+    segmentation = node.GetSegmentation()
+    ids = _segment_ids(segmentation)
+    earlier = {key: _segment_copy(segmentation.GetSegment(key)) for key in _earlier_result(segmentation)}
+    attributes = {key: node.GetAttribute(key) for key in node.GetAttributeNames()}
+    role = node.GetReferenceImageGeometryReferenceRole()
+    reference_id = node.GetNodeReferenceID(role)
+    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    geometry = segmentation.GetConversionParameter(parameter)
+
+    def restore() -> None:
+        for segment_id in _segment_ids(segmentation):
+            if segment_id in earlier or segment_id not in ids:
+                segmentation.RemoveSegment(segment_id)
+        for segment_id, segment in earlier.items():
+            segmentation.AddSegment(segment, segment_id)
+        segmentation.ReorderSegments(ids)
+        node.SetNodeReferenceID(role, reference_id)
+        segmentation.SetConversionParameter(parameter, geometry)
+        for key in {*node.GetAttributeNames(), *attributes}:
+            node.SetAttribute(key, attributes.get(key))
+
+    return restore
+
+
+def _segment_copy(segment: Any) -> Any:
+    """A segment with a label map of its own; removing a segment erases its voxels from the label map that it shares.
+
+    `vtkSegmentation.DeepCopy` is no help: it loses the voxels where Slicer's converters are not registered.
+    """
+    labelmap = slicer.vtkOrientedImageData()
+    labelmap.DeepCopy(segment.GetRepresentation(_labelmap_name()))
+    if labelmap.GetPointData().GetScalars() is not None:
+        voxels = vtk_to_numpy(labelmap.GetPointData().GetScalars())
+        voxels[voxels != segment.GetLabelValue()] = 0
+    copy = slicer.vtkSegment()
+    copy.DeepCopyMetadata(segment)
+    copy.AddRepresentation(_labelmap_name(), labelmap)
+    return copy
+
+
+def _segment_ids(segmentation: Any) -> list[str]:
+    return [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
+
+
+def _earlier_result(segmentation: Any) -> list[str]:
+    return [key for key in _segment_ids(segmentation) if segmentation.GetSegment(key).HasTag(SEGMENT_TAG)]
+
+
+def _fill(node: Any, labels: np.ndarray, reference_node: Any, structures: Sequence[Structure]) -> None:
+    to_node = _matrix_between(
+        reference_node.GetParentTransformNode(), node.GetParentTransformNode(), reference_node.GetName()
+    )
+    matrix = to_node @ _ijk_to_ras(reference_node)
+    segmentation = node.GetSegmentation()
+    segmentation.SetSourceRepresentationName(_labelmap_name())
+    for segment_id in _earlier_result(segmentation):
+        segmentation.RemoveSegment(segment_id)
+    node.SetReferenceImageGeometryParameterFromVolumeNode(reference_node)
+    # Labels exclude one another and share one label map; nested regions overlap and need one each.
+    shared = _labelmap(labels, matrix) if structures is LABELS else None
+    for structure in structures:
+        if shared is not None:
+            labelmap, value = shared, structure.labels[0]
+        else:
+            labelmap, value = _labelmap(np.isin(labels, structure.labels).astype(np.uint8), matrix), 1
+        segment = _segment(structure)
+        segment.SetLabelValue(value)
+        segment.AddRepresentation(_labelmap_name(), labelmap)
+        taken = segmentation.GetSegment(structure.key) is not None
+        segment_id = segmentation.GenerateUniqueSegmentID(structure.key) if taken else structure.key
+        if not segmentation.AddSegment(segment, segment_id):
+            raise OutputError(f"{node.GetName()}: Slicer refused the segment {structure.key}; see its error log.")
+
+
+def _segment(structure: Structure) -> Any:
+    segment = slicer.vtkSegment()
+    segment.SetName(structure.title)
+    segment.SetNameAutoGenerated(False)
+    segment.SetColor(*structure.colour)
+    segment.SetColorAutoGenerated(False)
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), structure.terminology)
+    segment.SetTag(SEGMENT_TAG, structure.key)
+    return segment
+
+
+def _labelmap(labels: np.ndarray, ijk_to_node: np.ndarray) -> Any:
+    """(D, H, W) uint8 as `vtkOrientedImageData` with the given matrix from voxel indices to the node's coordinates."""
+    matrix = vtk.vtkMatrix4x4()
+    matrix.DeepCopy(ijk_to_node.ravel())
+    depth, height, width = labels.shape
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(0, width - 1, 0, height - 1, 0, depth - 1)
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    image.SetImageToWorldMatrix(matrix)
+    vtk_to_numpy(image.GetPointData().GetScalars())[:] = labels.ravel()
+    return image
+
+
+def _set_provenance(node: Any, provenance: Mapping[str, str]) -> None:
+    """Stale entries of an earlier result go, so that attributes never mix two runs."""
+    for key in list(node.GetAttributeNames()):
+        if key.startswith(ATTRIBUTE_PREFIX):
+            node.RemoveAttribute(key)
+    for key, text in provenance.items():
+        node.SetAttribute(ATTRIBUTE_PREFIX + key.replace(" ", "_"), str(text))
+
+
+def _labelmap_name() -> str:
+    return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()

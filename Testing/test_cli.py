@@ -1,0 +1,307 @@
+"""`mstkd segment` and `mstkd info`: what is written, what is printed, and how a run ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import EXPECTED_DICE, SHAPE, brain_image, files_below, write_case
+from MSTKDSegmentLib import __version__, cli, segment_command
+from MSTKDSegmentLib.cli import main
+from MSTKDSegmentLib.regions import CONVENTIONS
+from MSTKDSegmentLib.segmentation_io import SEGMENTATION_ENDINGS
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture
+def segment(random_bundle, capsys):
+    """Runs `mstkd segment ... --json` and gives the printed object; the run must succeed."""
+
+    def run(*arguments):
+        code = main(["segment", *map(str, arguments), "--weights", str(random_bundle), "--json"])
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        return json.loads(captured.out)
+
+    return run
+
+
+def read_labels(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_format_holds_the_same_labels_on_the_reference_grid(segment, tmp_path, case_files):
+    paths = [tmp_path / "new" / f"out{ending}" for ending in SEGMENTATION_ENDINGS]
+    outputs = [word for path in paths for word in ("-o", path)]
+    printed = segment(case_files["t1"].parent, *outputs)
+    first = read_labels(paths[0])
+    assert first.shape == SHAPE and set(np.unique(first)) == {0, 1, 2, 3}
+    for path in paths:
+        assert np.array_equal(read_labels(path), first)
+    assert sitk.ReadImage(str(paths[0])).GetSpacing() == pytest.approx((2.0, 2.0, 2.0))
+    assert printed["outputs"]["segmentations"] == [str(path) for path in paths]
+    assert printed["volumes_ml"]["ET"] == pytest.approx(np.count_nonzero(first == 3) * 0.008)
+    assert files_below(tmp_path / "new") == sorted(path.name for path in paths)
+
+
+def test_json_tells_inputs_reasons_device_and_expected_dice(segment, tmp_path, case_files, random_bundle):
+    printed = segment(case_files["t1"].parent, "-o", tmp_path / "a.nii.gz", "--without", "t2,T1", "--device", "cpu")
+    assert list(printed["inputs"]) == ["T1Gd", "FLAIR"]
+    assert printed["inputs"]["FLAIR"]["source"] == str(case_files["flair"])
+    assert "flair" in printed["inputs"]["FLAIR"]["reason"]
+    assert printed["subset"] == "T1Gd+FLAIR" and printed["reference"] == "T1Gd"
+    assert printed["device"] == {"name": "cpu", "chosen": "cpu", "reason": "the CPU was asked for"}
+    assert printed["expected_dice"] == {key: EXPECTED_DICE[key] for key in ("WT", "TC", "ET")}
+    assert printed["dice"] is None and printed["notices"] == []
+    assert {"read and prepare", "load the network", "network", "write", "total"} <= set(printed["seconds"])
+    assert "sha256" in printed["provenance"]["bundle"]
+
+
+def test_named_files_override_and_complete_the_folder(segment, tmp_path, case_files):
+    folder = write_case(tmp_path / "case", t1=1, flair=4)["t1"].parent
+    extra = write_case(tmp_path / "extra", scan_a=5, scan_b=6)
+    printed = segment(folder, "--t2", extra["scan_a"], "--t1", extra["scan_b"], "-o", tmp_path / "a.nii.gz")
+    sources = {name: entry["source"] for name, entry in printed["inputs"].items()}
+    assert sources == {
+        "T1": str(extra["scan_b"]),
+        "T2": str(extra["scan_a"]),
+        "FLAIR": str(folder / "flair.nii.gz"),
+    }
+    assert printed["inputs"]["T2"]["reason"] == "named on the command line"
+
+
+def test_a_file_named_as_another_sequence_is_used_once(segment, tmp_path):
+    paths = write_case(tmp_path / "case", t1=1, t2=2)
+    printed = segment(tmp_path / "case", "--flair", paths["t2"], "-o", tmp_path / "a.nii.gz")
+    assert {name: entry["source"] for name, entry in printed["inputs"].items()} == {
+        "T1": str(paths["t1"]),
+        "FLAIR": str(paths["t2"]),
+    }
+
+
+def test_brats2021_and_ground_truth_report_and_probabilities(segment, tmp_path, case_files):
+    """The first result as the second run's ground truth, in the convention whose ET is 4: Dice is 1."""
+    truth = tmp_path / "truth.nii.gz"
+    segment("--flair", case_files["flair"], "-o", truth, "--label-convention", "brats2021")
+    assert set(np.unique(read_labels(truth))) == {0, 1, 2, 4}
+    report, probabilities = tmp_path / "r.html", tmp_path / "p.nii.gz"
+    printed = segment(
+        *("--flair", case_files["flair"], "-o", tmp_path / "b.seg.nrrd", "--segments", "regions"),
+        *("--report", report, "--probabilities", probabilities),
+        *("--ground-truth", truth, "--ground-truth-convention", "brats2021"),
+    )
+    assert printed["dice"] == {"WT": 1.0, "TC": 1.0, "ET": 1.0}
+    regions = sitk.ReadImage(str(tmp_path / "b.seg.nrrd"))
+    assert regions.GetNumberOfComponentsPerPixel() == 3
+    assert np.array_equal(sitk.GetArrayFromImage(regions)[..., 2] > 0, read_labels(truth) == 4)
+    assert sitk.ReadImage(str(probabilities)).GetNumberOfComponentsPerPixel() == 3
+    page = report.read_text(encoding="utf-8")
+    assert "FLAIR" in page and "1.000" in page and "sha256" in page
+
+
+def test_headers_hold_no_folder_names(segment, tmp_path, case_files):
+    """A folder is often named after the patient."""
+    segment("--t2", case_files["t2"], "-o", tmp_path / "a.nrrd")
+    image = sitk.ReadImage(str(tmp_path / "a.nrrd"))
+    header = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    assert header["MSTKDSegment_input_T2"] == "t2.nii.gz"
+    assert not any("Doe" in text for text in header.values())
+
+
+def test_result_lies_on_the_grid_of_the_reference_that_was_asked_for(segment, tmp_path, case_files):
+    thick = sitk.Shrink(brain_image(6), [1, 1, 2])
+    sitk.WriteImage(thick, str(tmp_path / "thick.nii.gz"))
+    inputs = ("--t1", case_files["t1"], "--flair", tmp_path / "thick.nii.gz")
+    segment(*inputs, "--reference", "flair", "-o", tmp_path / "a.nii.gz", "--report", tmp_path / "r.png")
+    assert sitk.ReadImage(str(tmp_path / "a.nii.gz")).GetSize() == thick.GetSize()
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_overwrite_replaces(segment, tmp_path, case_files):
+    path = tmp_path / "a.nii.gz"
+    path.write_text("old")
+    segment("--t1", case_files["t1"], "-o", path, "--overwrite")
+    assert read_labels(path).shape == SHAPE
+
+
+def write_dicom_series(folder, image, **tags):
+    """One file a slice, as a scanner would; `tags` by group and element ("0008_103e")."""
+    folder.mkdir(parents=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    image = sitk.Cast(image, sitk.sitkInt16)
+    for index in range(image.GetSize()[2]):
+        part = image[:, :, index]
+        position = "\\".join(f"{value:g}" for value in image.TransformIndexToPhysicalPoint((0, 0, index)))
+        fixed = {
+            **{"0008|0060": "MR", "0020|000d": "1.2.3", "0020|000e": f"1.2.3.{folder.name}", "0020|0013": str(index)},
+            **{"0008|0018": f"1.2.3.{folder.name}.{index}", "0020|0032": position, "0020|0037": "1\\0\\0\\0\\1\\0"},
+        }
+        for key, text in {**fixed, **{key.replace("_", "|"): text for key, text in tags.items()}}.items():
+            part.SetMetaData(key, text)
+        writer.SetFileName(str(folder / f"{index:03d}.dcm"))
+        writer.Execute(part)
+
+
+def test_case_folder_of_dicom_series_is_read_by_its_tags(segment, tmp_path):
+    tags = {"2": {"0008_103e": "AX FLAIR"}, "3": {"0008_103e": "AX T1", "0018_0010": "Gadavist"}}
+    for name, texts in tags.items():
+        write_dicom_series(tmp_path / "study" / name, brain_image(int(name)), **texts)
+    printed = segment(tmp_path / "study", "-o", tmp_path / "a.nii.gz")
+    assert {name: entry["source"] for name, entry in printed["inputs"].items()} == {
+        "T1Gd": str(tmp_path / "study" / "3"),
+        "FLAIR": str(tmp_path / "study" / "2"),
+    }
+    assert "Gadavist" in printed["inputs"]["T1Gd"]["reason"]
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_table_for_people(random_bundle, tmp_path, case_files, capsys):
+    arguments = ["segment", "--t1", case_files["t1"], "-o", tmp_path / "a.nii.gz", "--weights", random_bundle]
+    assert main([*map(str, arguments)]) == 0
+    captured = capsys.readouterr()
+    for text in ("Whole tumour (WT)", "0.900", "device: ", "a.nii.gz", "research use only", "Not a medical device"):
+        assert text in captured.out
+    assert captured.err == ""  # no bar where stderr is no terminal
+
+
+def test_quiet_prints_notices_only(random_bundle, tmp_path, capsys):
+    head = sitk.GetArrayFromImage(brain_image(1))
+    noise = np.random.default_rng(0).normal(20, 5, SHAPE).astype(np.float32)
+    image = sitk.GetImageFromArray(np.where(head > 0, head, noise))
+    image.SetSpacing((2.0, 2.0, 2.0))
+    sitk.WriteImage(image, str(tmp_path / "head.nii.gz"))
+    arguments = ["segment", "--t1", tmp_path / "head.nii.gz", "-o", tmp_path / "a.nii.gz", "--quiet"]
+    assert main([*map(str, arguments), "--weights", str(random_bundle)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1 and captured.err.startswith("mstkd: warning: T1: the skull")
+
+
+def test_json_error_is_one_object(tmp_path, capsys):
+    missing = tmp_path / "missing.nii.gz"
+    assert main(["segment", "--t1", str(missing), "-o", str(tmp_path / "a.nii.gz"), "--json"]) == 3
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "InputError" and error["exit_code"] == 3
+    assert "missing.nii.gz" in error["message"]
+
+
+def test_info(random_bundle, capsys):
+    assert main(["info", "--weights", str(random_bundle)]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "random",
+        "compact",
+        "million parameters",
+        "for tests",
+        "T1+T1Gd+T2+FLAIR",
+        "0.700",
+        str(random_bundle),
+    ):
+        assert part in text
+    assert main(["info", "--weights", str(random_bundle), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["expected_dice"]["T1Gd+FLAIR"] == EXPECTED_DICE
+    assert info["card"]["sha256"] and info["parameters"] > 1e6 and len(info["expected_dice"]) == 15
+
+
+# --- how a run ends --------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_leaves_nothing(random_bundle, tmp_path, case_files, capsys, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segment_command, "write_report", interrupted)  # the first two files are written by then
+    outputs = ["-o", tmp_path / "new" / "a.nii.gz", "-o", tmp_path / "b.nrrd", "--report", tmp_path / "r.html"]
+    code = main(["segment", *map(str, ["--t1", case_files["t1"], *outputs, "--weights", random_bundle])])
+    assert code == 130
+    assert capsys.readouterr().err == "mstkd: cancelled; nothing was written\n"
+    assert files_below(tmp_path) == []
+
+
+def test_failed_renaming_takes_the_new_files_back(tmp_path, monkeypatch):
+    from MSTKDSegmentLib import output_set
+    from MSTKDSegmentLib.errors import OutputError
+
+    real = output_set.os.replace
+    monkeypatch.setattr(
+        output_set.os,
+        "replace",
+        lambda a, b: real(a, b) if b.name == "a" else (_ for _ in ()).throw(OSError(28, "full")),
+    )
+    with (
+        pytest.raises(OutputError, match="full"),
+        output_set.staged_outputs([tmp_path / "a", tmp_path / "b"], False) as t,
+    ):
+        for path in t.values():
+            path.write_text("new")
+    assert files_below(tmp_path) == []
+
+
+def test_bug_is_one_line_and_the_traceback_on_request(tmp_path, case_files, capsys, monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise ZeroDivisionError("1/0")
+
+    monkeypatch.setattr(segment_command, "read_case", broken)
+    arguments = ["segment", "--t1", str(case_files["t1"]), "-o", str(tmp_path / "a.nii.gz")]
+    monkeypatch.delenv(cli.DEBUG_VARIABLE, raising=False)
+    assert main(arguments) == 1
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and line.startswith("mstkd: error: this is a bug in mstkd: ZeroDivisionError: 1/0; ")
+    assert "MSTKD_DEBUG=1" in line
+    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
+    assert main(arguments) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["paint"],
+        ["segment", "case"],
+        ["segment", "-o", "a.nii.gz", "--window", "50"],
+        ["segment", "-o", "a.nii.gz", "--reports"],
+        ["segment", "--batch", "x", "-o", "out", "--t1", "a.nii.gz"],
+        ["segment", "--batch", "x", "-o", "out", "-o", "out2"],
+        ["segment", "--batch", "x", "-o", "out", "--segments", "regions", "--format", ".nii.gz"],
+        ["bench", "--runs", "0"],
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_2(arguments, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("mstkd: error: ")
+
+
+def test_version_and_help(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mstkd {__version__}\n"
+    assert main(["segment", "--help"]) == 0
+    assert "--without" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_slow():
+    code = (
+        "import sys\nfrom MSTKDSegmentLib.cli import main\nmain(['segment', '--help'])\n"
+        "slow = {'numpy', 'torch', 'SimpleITK', 'scipy', 'rich', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(repr(slow) if slow else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_choices_agree_with_the_library():
+    assert set(cli.GROUND_TRUTH_CONVENTIONS) == set(CONVENTIONS)
+    assert set(cli.BATCH_FORMATS) == set(SEGMENTATION_ENDINGS)

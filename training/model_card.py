@@ -1,0 +1,63 @@
+"""The card of a bundle as a page that people read: `python -m training card`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+REGIONS = ("WT", "TC", "ET")
+
+
+def card_markdown(card: Mapping[str, Any]) -> str:
+    """Markdown of a bundle's card: what it is, how it was trained, Dice by subset and by patient."""
+    training, metrics = card["training"], card["metrics"]
+    phases = "; ".join(
+        f"{p['steps']} steps of {p['batch']} x {'x'.join(map(str, p['crop']))}" for p in training["config"]["phases"]
+    )
+    lines = [
+        f"# Model card: {card['name']}",
+        "",
+        card["description"],
+        "",
+        f"**{card['licence']}**",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Preset | `{card['preset']}`, {card['parameters'] / 1e6:.2f} M parameters, "
+        f"{card['gmac_160x192x128']} GMAC at 160x192x128 |",
+        f"| Weights | fp16, sha256 `{card['sha256']}` |",
+        f"| Training data | {training['data']}; labels sha256 `{training['labels_sha256'][:16]}...` |",
+        f"| Training | {training['steps']} steps ({phases}), seed {training['seed']}, "
+        f"{training['hours']} h of computing |",
+        f"| Hardware | {training['hardware']}, torch {training['torch']} |",
+        f"| Commit | `{training['commit']}` |",
+        f"| Clean-up | {card['clean_up']} |",
+        "",
+        "Cite with the data: " + "; ".join(card["citations"]) + ".",
+        "",
+    ]
+    if metrics["subsets"]:
+        lines += _figures(metrics)
+    return "\n".join(lines) + "\n"
+
+
+def _figures(metrics: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"## Dice on the {metrics['split']} split (n = {len(metrics['cases'])} patients)",
+        "",
+        f"Mean [95 % bootstrap interval over patients]; {metrics['space']}. Command: `{metrics['command']}`.",
+        "",
+        "| sequences | n | WT | TC | ET |",
+        "|---|---|---|---|---|",
+    ]
+    for name, entry in metrics["subsets"].items():
+        cells = (f"{entry[r]:.3f} [{entry[f'{r}_ci95'][0]:.2f}, {entry[f'{r}_ci95'][1]:.2f}]" for r in REGIONS)
+        lines.append(f"| {name} | {entry['n']} | " + " | ".join(cells) + " |")
+    mean = metrics["mean_over_subsets"]
+    lines += ["| **mean over the 15 subsets** | | " + " | ".join(f"**{mean[r]:.3f}**" for r in REGIONS) + " |", ""]
+    for subset, cases in metrics["per_case"].items():
+        lines += [f"### Each patient, {subset}", "", "| case | WT | TC | ET |", "|---|---|---|---|"]
+        for case, scores in cases.items():
+            lines.append(f"| {case} | " + " | ".join(f"{scores[r]:.3f}" for r in REGIONS) + " |")
+        lines.append("")
+    return lines
