@@ -208,6 +208,17 @@ def test_an_unclear_folder_is_refused_with_reasons_and_what_to_do(tmp_path, name
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_what_the_user_settled_raises_no_question(tmp_path):
+    for name in ("a_t1ce.nii.gz", "b_t1ce.nii.gz", "c_flair.nii.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(RoleError, match="not clear"):
+        roles_in_folder(tmp_path)
+    with pytest.raises(RoleError, match="not clear"):
+        roles_in_folder(tmp_path, settled={"T2"})
+    roles, _ = roles_in_folder(tmp_path, settled={"T1Gd"})
+    assert {name: path.name for name, path in roles.items()} == {"FLAIR": "c_flair.nii.gz"}
+
+
 def test_loose_dicom_slices_are_refused(tmp_path):
     touch(tmp_path, "IM1.dcm", "IM2.dcm")
     with pytest.raises(RoleError, match="a folder of its own"):

@@ -95,7 +95,7 @@ def test_brats2021_and_ground_truth_report_and_probabilities(segment, tmp_path, 
     report, probabilities = tmp_path / "r.html", tmp_path / "p.nii.gz"
     printed = segment(
         *("--flair", case_files["flair"], "-o", tmp_path / "b.seg.nrrd", "--segments", "regions"),
-        *("--report", report, "--probabilities", probabilities),
+        *("--report", report, "--report", report.with_suffix(".png"), "--probabilities", probabilities),
         *("--ground-truth", truth, "--ground-truth-convention", "brats2021"),
     )
     assert printed["dice"] == {"WT": 1.0, "TC": 1.0, "ET": 1.0}
@@ -103,8 +103,21 @@ def test_brats2021_and_ground_truth_report_and_probabilities(segment, tmp_path, 
     assert regions.GetNumberOfComponentsPerPixel() == 3
     assert np.array_equal(sitk.GetArrayFromImage(regions)[..., 2] > 0, read_labels(truth) == 4)
     assert sitk.ReadImage(str(probabilities)).GetNumberOfComponentsPerPixel() == 3
+    assert report.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     page = report.read_text(encoding="utf-8")
     assert "FLAIR" in page and "1.000" in page and "sha256" in page
+
+
+def test_a_ground_truth_without_tumour_is_one(segment, tmp_path, case_files):
+    """Comparing with a healthy volunteer: Dice of a found region is 0, not an error about a constant volume."""
+    reference = sitk.ReadImage(str(case_files["flair"]))
+    empty = sitk.Image(reference.GetSize(), sitk.sitkUInt8)
+    empty.CopyInformation(reference)
+    sitk.WriteImage(empty, str(tmp_path / "healthy.nii.gz"))
+    printed = segment(
+        *("--flair", case_files["flair"], "-o", tmp_path / "a.nii.gz", "--ground-truth", tmp_path / "healthy.nii.gz")
+    )
+    assert printed["dice"]["WT"] == (0.0 if printed["volumes_ml"]["WT"] else 1.0)
 
 
 def test_headers_hold_no_folder_names(segment, tmp_path, case_files):

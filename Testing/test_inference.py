@@ -53,6 +53,15 @@ def test_probabilities_are_those_of_the_network(network, image):
     assert (result.device, result.window, result.notices) == ("cpu", None, [])
 
 
+def test_nothing_is_found_outside_the_brain(network, image):
+    outside = np.zeros(SHAPE, bool)
+    outside[:20] = True
+    p = predict(network, np.where(outside, 0, image), ALL).probabilities
+    assert (p[0][outside] == 1).all()
+    assert not p[1:, outside].any()
+    assert (p[0][~outside] < 1).any()
+
+
 def test_the_same_input_gives_the_same_bits(network, image):
     assert np.array_equal(predict(network, image, ALL).probabilities, predict(network, image, ALL).probabilities)
 

@@ -153,7 +153,7 @@ def _case_request(case: BatchCase, request: BatchRequest, inputs: CaseInputs) ->
         outputs=(request.output / f"{case.name}{request.ending}",),
         settings=request.settings,
         reference=case.reference or request.reference,
-        report=request.output / f"{case.name}.html" if request.reports else None,
+        reports=(request.output / f"{case.name}.html",) if request.reports else (),
         ground_truth=case.ground_truth,
     )
 

@@ -60,7 +60,7 @@ def _in_folder(
 ) -> tuple[dict[str, Path], dict[str, str]]:
     if folder.is_file():
         raise RoleError(f"{folder}: a file, not a case folder; say which sequence it is: --t1, --t1gd, --t2 or --flair")
-    found, proposals = roles_in_folder(folder, dicom_tags)
+    found, proposals = roles_in_folder(folder, dicom_tags, settled={*named, *without})
     taken = {path.resolve() for path in named.values()}
     # A file that the user named as one sequence is not used as another one too.
     kept = {name: path for name, path in found.items() if name not in without and path.resolve() not in taken}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Optional, Union
@@ -81,7 +81,7 @@ def _settle(proposals: list[RoleProposal], modality: str) -> None:
 def _tied(proposal: RoleProposal, others: Sequence[str]) -> RoleProposal:
     names = " and ".join(sorted(_short(other, proposal.source) for other in others))
     reason = f"{proposal.reason}, but {names} would be {proposal.modality} too, and each role has one volume"
-    return replace(proposal, certainty="ambiguous", reason=reason)
+    return replace(proposal, certainty="ambiguous", reason=reason, candidates=(str(proposal.modality),))
 
 
 def _beaten(loser: RoleProposal, winner: RoleProposal, with_contrast: bool) -> RoleProposal:
@@ -144,14 +144,15 @@ def _with_contrast_settled(proposals: Sequence[RoleProposal]) -> list[RolePropos
 
 
 def roles_in_folder(
-    folder: Union[str, Path], read_tags: Optional[TagReader] = None
+    folder: Union[str, Path], read_tags: Optional[TagReader] = None, settled: Collection[str] = ()
 ) -> tuple[dict[str, Path], list[RoleProposal]]:
     """The sequences found in one patient's folder: a path by modality, and the proposal for every volume seen.
 
     Looked at are the volume files directly in the folder or, where none of them can be an input, its sub-folders, each
     holding volume files or the DICOM slices of one series (then the path is that sub-folder, and `read_tags` is asked
-    for its tags). Raises InputError when there is no such folder and RoleError when no sequence is found or when one
-    is ambiguous.
+    for its tags). `settled` names sequences that the user gave or left out: volumes that could only be those raise no
+    question. Raises InputError when there is no such folder and RoleError when no sequence is found or when one is
+    ambiguous.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -161,8 +162,12 @@ def roles_in_folder(
     # The case folder's own name is the patient's; it says nothing about a sequence.
     proposals = _proposed(sources, tags or {}, _shared_folder(sources) or str(folder))
     roles = {proposal.modality: Path(proposal.source) for proposal in proposals if proposal.modality}
-    ambiguous = [proposal for proposal in proposals if proposal.certainty == "ambiguous"]
-    if ambiguous or not roles:
+    ambiguous = [
+        proposal
+        for proposal in proposals
+        if proposal.certainty == "ambiguous" and not (proposal.candidates and set(proposal.candidates) <= set(settled))
+    ]
+    if ambiguous or not (roles or settled):
         problem = "it is not clear which volume is which sequence" if ambiguous else "no volume could be given a role"
         raise RoleError(f"{folder}: {problem}: {_listed(ambiguous or proposals)}; {_WHAT_TO_DO}")
     return {modality: roles[modality] for modality in MODALITIES if modality in roles}, proposals

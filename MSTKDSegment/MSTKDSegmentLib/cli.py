@@ -63,7 +63,9 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--segments", choices=("labels", "regions"), default="labels",
         help="NCR, ED, ET, or the overlapping regions WT, TC, ET (.seg.nrrd only)",
     )  # fmt: skip
-    outputs.add_argument("--report", type=Path, metavar="FILE", help="report with pictures: .html or .png")
+    outputs.add_argument(
+        "--report", action="append", type=Path, metavar="FILE", help="report with pictures: .html or .png; repeatable"
+    )
     outputs.add_argument(
         "--probabilities", type=Path, metavar="FILE", help="probabilities of WT, TC, ET: .nii.gz, .nrrd"
     )
@@ -150,7 +152,7 @@ def _segment_one(arguments: argparse.Namespace) -> int:
         outputs=tuple(arguments.output),
         settings=_settings(arguments),
         reference=_reference(arguments),
-        report=arguments.report,
+        reports=tuple(arguments.report or ()),
         probabilities=arguments.probabilities,
         ground_truth=arguments.ground_truth,
     )

@@ -118,7 +118,8 @@ def predict(
 ) -> Prediction:
     """Class probabilities of one case.
 
-    image (4, D, H, W) float32, normalised, zero where absent, sides multiples of 32; availability (4,) of 0/1;
+    image (4, D, H, W) float32, normalised, zero where absent and outside the brain (where the result is background),
+    sides multiples of 32; availability (4,) of 0/1;
     `window` forces cubic windows of that side. Whole volume first, then windows of `WINDOWS`, then the same on the
     CPU; each step down is told in `notices`. Raises DeviceError when even the smallest window does not fit on the CPU,
     Cancelled when `cancel()` turned true.
@@ -140,6 +141,7 @@ def predict(
                 if not is_out_of_memory(error):
                     raise
             else:
+                _clear_outside(probabilities, image)
                 meter.finish()
                 return Prediction(probabilities, name, size, notices)
             # Outside the except block: the exception's traceback would keep the tensors alive.
@@ -152,6 +154,14 @@ def predict(
     raise DeviceError(
         f"out of memory on {device} even with windows of {plan[-1]} voxels; close other programs and try again"
     )
+
+
+def _clear_outside(probabilities: np.ndarray, image: np.ndarray) -> None:
+    """Background where no sequence shows brain: normalised images are exactly zero there, and nowhere else."""
+    outside = ~image.any(axis=0)
+    probabilities[0][outside] = 1.0
+    for other in probabilities[1:]:
+        other[outside] = 0.0
 
 
 def _describe(size: int | None) -> str:

@@ -58,14 +58,14 @@ class CaseRequest:
     outputs: tuple[Path, ...]
     settings: Settings
     reference: Optional[str] = None
-    report: Optional[Path] = None
+    reports: tuple[Path, ...] = ()
     probabilities: Optional[Path] = None
     ground_truth: Optional[Path] = None
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that will be written."""
-        return (*self.outputs, *(path for path in (self.report, self.probabilities) if path is not None))
+        return (*self.outputs, *self.reports, *([self.probabilities] if self.probabilities is not None else []))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class CaseResult:
             "ground_truth": None if request.ground_truth is None else str(request.ground_truth),
             "outputs": {
                 "segmentations": [str(path) for path in request.outputs],
-                "report": None if request.report is None else str(request.report),
+                "reports": [str(path) for path in request.reports],
                 "probabilities": None if request.probabilities is None else str(request.probabilities),
             },
             "notices": list(self.notices),
@@ -157,18 +157,17 @@ def _with_checked_outputs(request: CaseRequest, reference_image: Optional[sitk.I
     """The request with usable output paths (`~` expanded); given the reference, its geometry is checked as well."""
     overwrite = request.settings.overwrite
 
-    def checked(path: Optional[Path], endings: tuple[str, ...]) -> Optional[Path]:
-        image = None if endings == REPORT_ENDINGS else reference_image
-        return None if path is None else check_output(path, overwrite, endings=endings, reference_image=image)
-
     if request.settings.segments == "regions":
         for path in request.outputs:
             if output_ending(path, SEGMENTATION_ENDINGS) not in REGION_ENDINGS:
                 raise OutputError(f"{path}: overlapping regions can be written as {REGION_ENDINGS[0]} only")
     outputs = tuple(check_output(path, overwrite, reference_image=reference_image) for path in request.outputs)
-    report = checked(request.report, REPORT_ENDINGS)
-    probabilities = checked(request.probabilities, PROBABILITY_ENDINGS)
-    request = replace(request, outputs=outputs, report=report, probabilities=probabilities)
+    reports = tuple(check_output(path, overwrite, endings=REPORT_ENDINGS) for path in request.reports)
+    probabilities = request.probabilities
+    if probabilities is not None:
+        endings = PROBABILITY_ENDINGS
+        probabilities = check_output(probabilities, overwrite, endings=endings, reference_image=reference_image)
+    request = replace(request, outputs=outputs, reports=reports, probabilities=probabilities)
     _refuse_collisions(request)
     return request
 
@@ -189,7 +188,7 @@ def _ground_truth(request: CaseRequest, case: PreparedCase) -> tuple[Optional[np
     path = request.ground_truth
     if path is None:
         return None, []
-    image = read_volume(path).image
+    image = read_volume(path, is_label=True).image
     try:
         labels = from_convention(sitk.GetArrayViewFromImage(image), request.settings.ground_truth_convention)
     except InputError as error:
@@ -237,9 +236,9 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
             write_probabilities(
                 temporary[request.probabilities], segmentation.region_probabilities, reference, metadata=metadata
             )
-        if request.report is not None:
+        for path in request.reports:
             write_report(
-                temporary[request.report],
+                temporary[path],
                 images=_on_reference_grid(segmentation.case),
                 labels=segmentation.labels,
                 reference_image=reference,

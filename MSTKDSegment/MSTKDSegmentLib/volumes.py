@@ -41,11 +41,12 @@ class Volume:
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def read_volume(path: Union[str, Path]) -> Volume:
+def read_volume(path: Union[str, Path], *, is_label: bool = False) -> Volume:
     """The volume in a NIfTI, NRRD or MetaImage file or in a folder with one DICOM series.
 
-    Raises InputError for a file that is missing, empty, damaged, of another format, not a single 3-D scalar volume, or
-    without contrast, and GeometryError for spacings or axes that no point in the patient can be computed from.
+    A label map (`is_label`) may be constant: a segmentation without tumour is one. Raises InputError for a file that is
+    missing, empty, damaged, of another format, not a single 3-D scalar volume, or without contrast, and GeometryError
+    for spacings or axes that no point in the patient can be computed from.
     """
     path = Path(path)
     name = path.name.lower()
@@ -62,7 +63,7 @@ def read_volume(path: Union[str, Path]) -> Volume:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty (0 bytes). {EXPORT_AGAIN}")
         if name.endswith((".nii", ".nii.gz")):
-            return volume_from_image(read_nifti(path), str(path))
+            return volume_from_image(read_nifti(path), str(path), is_label=is_label)
         if name.endswith((".nrrd", ".nhdr")):
             check_nrrd_header(path)
         else:
@@ -73,10 +74,12 @@ def read_volume(path: Union[str, Path]) -> Volume:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}). Check the file's permissions."
         ) from error
-    return volume_from_image(image, str(path))
+    return volume_from_image(image, str(path), is_label=is_label)
 
 
-def volume_from_image(image: sitk.Image, source: str, tags: Mapping[str, str] = MappingProxyType({})) -> Volume:
+def volume_from_image(
+    image: sitk.Image, source: str, tags: Mapping[str, str] = MappingProxyType({}), *, is_label: bool = False
+) -> Volume:
     """`image` as a Volume after the same checks as a file's; the voxels are shared when they are float32 already.
 
     Raises InputError and GeometryError as `read_volume` does; `source` is what the message calls the volume.
@@ -101,14 +104,14 @@ def volume_from_image(image: sitk.Image, source: str, tags: Mapping[str, str] = 
     if not np.allclose(lengths, image.GetSpacing(), rtol=1e-6):
         image = sitk.Image(image)  # a lazy copy: the caller's image keeps its header
         set_geometry(image, columns, image.GetOrigin())
-    _check_intensities(sitk.GetArrayViewFromImage(image), source)
+    _check_intensities(sitk.GetArrayViewFromImage(image), source, is_label)
     return Volume(image, source, MappingProxyType(dict(tags)))
 
 
-def _check_intensities(voxels: np.ndarray, source: str) -> None:
+def _check_intensities(voxels: np.ndarray, source: str, may_be_constant: bool) -> None:
     low, high = float(voxels.min()), float(voxels.max())  # NaN and infinity both show in the extremes
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int(np.count_nonzero(~np.isfinite(voxels)))
         raise InputError(f"{source}: {count} voxels are NaN or infinite. Replace them by 0 or export the volume again.")
-    if low == high:
+    if low == high and not may_be_constant:
         raise InputError(f"{source}: every voxel has the value {low:g}. Give the MRI volume itself.")
