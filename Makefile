@@ -6,7 +6,7 @@ SHELL := /bin/sh
 
 # The first Python from 3.10 to 3.13 that really starts (a pyenv shim may exist and not run).
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13 python3.10 python; do \
-	if $$p -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+	if $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	then echo $$p; break; fi; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
@@ -24,7 +24,7 @@ help:
 
 .venv/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.13 with venv was found; install one or run: make PYTHON=/path/to/python3"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 # What a user needs.
 .venv/.user: .venv/pyvenv.cfg pyproject.toml constraints.txt

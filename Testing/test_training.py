@@ -12,7 +12,7 @@ pytest.importorskip("monai", reason="training needs the `train` extra")
 pytest.importorskip("yaml", reason="training needs the `train` extra")
 
 from MSTKDSegmentLib.errors import InputError, WeightsError  # noqa: E402
-from MSTKDSegmentLib.modalities import SUBSETS  # noqa: E402
+from MSTKDSegmentLib.modalities import SUBSETS, subset_name  # noqa: E402
 from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
 from MSTKDSegmentLib.regions import NO_CLEAN_UP  # noqa: E402
 from MSTKDSegmentLib.weights import read_bundle  # noqa: E402
@@ -32,8 +32,8 @@ from training.data import (  # noqa: E402
     read_splits,
 )
 from training.engine import Phase, TrainingConfig, run_training  # noqa: E402
-from training.evaluate import bootstrap_interval, evaluate, read_rows  # noqa: E402
-from training.export import export_bundle  # noqa: E402
+from training.evaluate import Row, bootstrap_interval, evaluate, read_rows, write_rows  # noqa: E402
+from training.export import export_bundle, read_texts  # noqa: E402
 from training.losses import region_probabilities, region_targets, segmentation_loss  # noqa: E402
 from training.model_card import card_markdown  # noqa: E402
 
@@ -90,9 +90,11 @@ def test_prepared_case_is_normalised_cut_to_the_brain_and_relabelled(cache):
     ("name", "values", "convention"),
     [
         ("BraTS20_1", (0, 1, 2, 4), "brats2021"),
-        ("BraTS-GLI-1", (0, 1, 2, 3), "brats2023"),
-        ("BraTS-GLI-1", (0, 1, 2, 3, 4), "brats2024"),
+        ("BraTS-GLI-00005-000", (0, 1, 2, 3), "brats2023"),
+        ("BraTS-GLI-02063-100", (0, 1, 2, 3, 4), "brats2024"),
         ("MSD_BRATS_001", (0, 1, 2, 3), "msd"),
+        ("BraTS-GLI-02063-100", (0, 1, 2, 4), "brats2024"),
+        ("BraTS-GLI-00002-000", (0, 1, 2, 4), "brats2021"),
         ("any", (0, 1, 2), "brats2023"),
     ],
 )
@@ -205,6 +207,18 @@ def test_resume_goes_on_bit_by_bit(cache, finished_run, tmp_path):
             assert torch.equal(value, parts[kind][name]), (kind, name)
 
 
+def test_another_configuration_is_refused_or_recorded(cache, finished_run, tmp_path):
+    (tmp_path / "last.pt").write_bytes((finished_run / "last.pt").read_bytes())
+    longer = replace(SMALL, phases=(*SMALL.phases, Phase(1, (32, 32, 32))))
+    with pytest.raises(ValueError, match=r"another configuration \(phases: "):
+        run_training(longer, cache, ["Case_1"], tmp_path)
+    run_training(longer, cache, ["Case_1"], tmp_path, change_config=True)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert [entry["from_step"] for entry in state["history"]] == [0, 6]
+    assert len(state["history"][1]["config"]["phases"]) == 3
+    assert state["step"] == 7
+
+
 def test_training_lowers_the_loss_on_one_case(cache, tmp_path):
     from training.engine import Trainer
 
@@ -247,6 +261,9 @@ def test_shipped_configurations_load_and_unknown_keys_are_errors(tmp_path):
     import training
 
     for path in (Path(training.__file__).parent / "configs").glob("*.yaml"):
+        if path.stem.endswith("-card"):
+            assert read_texts(path)["citations"]
+            continue
         assert load_config(path).total_steps > 0
     path = tmp_path / "c.yaml"
     path.write_text("preset: compact\nlearning_rat: 1\n")
@@ -270,41 +287,64 @@ def test_a_configuration_survives_json(finished_run):
 # --- export and evaluation ---
 
 
+TEXTS = {"name": "tiny", "description": "d", "data": "one phantom", "licence": "research use only", "citations": []}
+
+
 def export(run, cache, out, **options):
-    return export_bundle(
-        run / "last.pt", out, name="tiny", cases=["Case_1"], fingerprint=cache_fingerprint(cache, ["Case_1"]),
-        commit="0" * 40, **options,
-    )  # fmt: skip
+    options = {"cases": ["Case_1"], "texts": TEXTS, "fingerprint": cache_fingerprint(cache, ["Case_1"]), **options}
+    return export_bundle(run / "last.pt", out, **options)
 
 
 def test_export_evaluate_export_with_figures(finished_run, cache, labelled_folder, tmp_path):
     path = export(finished_run, cache, tmp_path / "draft.zip")
     segmenter = Segmenter(path, "cpu")
     case = find_case(labelled_folder)
-    summary = evaluate(segmenter, [case], tmp_path / "val", {"none": NO_CLEAN_UP}, told=lambda _: None)
+    summary = evaluate(segmenter, [case], tmp_path / "val", "val", {"none": NO_CLEAN_UP}, told=lambda _: None)
     rows = read_rows(tmp_path / "val" / "per_case.csv")
     assert len(rows) == 15 * 3
     assert {row.checkpoint_sha256 for row in rows} == {segmenter.bundle.sha256}
     assert all(row.n_ref > 0 and 0 <= row.dice <= 1 for row in rows)
-    final = read_bundle(export(finished_run, cache, tmp_path / "final.zip", evaluation=summary))
+    with pytest.raises(WeightsError, match="trained on Case_1; evaluate other patients"):
+        export(finished_run, cache, tmp_path / "final.zip", evaluation=summary)
+    options = {"evaluation": summary, "cases": ["Another"]}
+    final = read_bundle(export(finished_run, cache, tmp_path / "final.zip", **options))
     assert final.sha256 == segmenter.bundle.sha256
     flair = [row.dice for row in rows if (row.subset, row.region) == ("FLAIR", "WT")]
     assert final.expected_dice(("FLAIR",))["WT"] == pytest.approx(flair[0], abs=1e-3)
     assert final.card["training"]["steps"] == 6
-    assert final.card["training"]["cases"] == ["Case_1"]
+    assert final.card["training"]["cases"] == ["Another"]
+    assert final.card["metrics"]["split"] == "val"
     page = card_markdown(final.card)
     assert final.sha256 in page
     assert page.count("| Case_1 |") == 2
     assert f"| FLAIR | 1 | {flair[0]:.3f}" in page
 
 
-def test_figures_of_other_weights_do_not_get_into_a_card(finished_run, cache, tmp_path):
-    summary = tmp_path / "summary.json"
+def test_figures_of_other_weights_do_not_get_into_a_card_and_the_old_bundle_stays(finished_run, cache, tmp_path):
+    summary, bundle = tmp_path / "summary.json", tmp_path / "x.zip"
     figures = {"none": {"subsets": {}, "mean_over_subsets": {}, "per_case": {}}}
-    summary.write_text(json.dumps({"checkpoint_sha256": "f" * 64, "cases": [], "clean_up": figures}))
+    summary.write_text(json.dumps({"checkpoint_sha256": "f" * 64, "split": "val", "cases": [], "clean_up": figures}))
+    bundle.write_bytes(b"the bundle that ships")
     with pytest.raises(WeightsError, match="made with weights ffffffffffff"):
-        export(finished_run, cache, tmp_path / "x.zip", evaluation=summary)
-    assert not (tmp_path / "x.zip").exists()
+        export(finished_run, cache, bundle, evaluation=summary)
+    assert bundle.read_bytes() == b"the bundle that ships"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["summary.json", "x.zip"]
+
+
+def test_a_summary_is_of_the_cases_asked_for(finished_run, cache, labelled_folder, tmp_path):
+    """Rows of other splits in the same folder do not enter the means."""
+    segmenter = Segmenter(export(finished_run, cache, tmp_path / "draft.zip"), "cpu")
+    stranger = [
+        Row("Stranger", subset_name(s), region, "none", 1, 1, "ok", 1.0, 0.0, 0.0, segmenter.bundle.sha256)
+        for s in SUBSETS
+        for region in ("WT", "TC", "ET")
+    ]
+    own = [replace(row, case="Case_1", dice=0.5) for row in stranger]
+    write_rows(tmp_path / "per_case.csv", stranger + own)
+    path = evaluate(segmenter, [find_case(labelled_folder)], tmp_path, "val", told=lambda _: None)
+    summary = json.loads(path.read_text())
+    assert summary["cases"] == ["Case_1"]
+    assert summary["clean_up"]["none"]["mean_over_subsets"] == {"WT": 0.5, "TC": 0.5, "ET": 0.5}
 
 
 def test_bootstrap_interval_brackets_the_mean_and_is_repeatable():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -41,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--split", default="train")
     train.add_argument("--device", default="cpu")
     train.add_argument("--stop-after", type=int, help="end this call after so many steps")
+    train.add_argument("--change-config", action="store_true", help="go on with another configuration; it is recorded")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="replace values of the configuration")
 
     evaluate = command("evaluate", "score a bundle over the 15 subsets")
@@ -54,8 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--run", type=Path, required=True, help="folder that `train` wrote")
     export.add_argument("--cache", type=Path, required=True)
     export.add_argument("--split", default="train")
-    export.add_argument("--name", default="mstkd-compact")
-    export.add_argument("--description", default="")
+    export.add_argument("--texts", type=Path, required=True, help="YAML: name, description, data, licence, citations")
     export.add_argument("--evaluation", type=Path, help="summary.json of these weights; its figures go into the card")
     export.add_argument("--clean-up", choices=sorted(CLEAN_UPS), default="none")
     export.add_argument("--out", type=Path, required=True)
@@ -75,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except (FileNotFoundError, ValueError, FloatingPointError) as error:
         print(f"training: error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f'training: error: {error}; install the tools first: pip install -e ".[train]"', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("training: stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
@@ -109,7 +111,16 @@ def _train(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config, arguments.overrides)
     cases = read_splits(arguments.splits)[arguments.split]
-    print(run_training(config, arguments.cache, cases, arguments.out, arguments.device, arguments.stop_after))
+    checkpoint = run_training(
+        config,
+        arguments.cache,
+        cases,
+        arguments.out,
+        arguments.device,
+        stop_after=arguments.stop_after,
+        change_config=arguments.change_config,
+    )
+    print(checkpoint)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -122,31 +133,31 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     segmenter = Segmenter(arguments.bundle, arguments.device)
     cases = (find_case(arguments.data / name) for name in read_splits(arguments.splits)[arguments.split])
-    path = evaluate(segmenter, cases, arguments.out, CLEAN_UPS, told=lambda text: print(text, flush=True))
+    path = evaluate(
+        segmenter, cases, arguments.out, arguments.split, CLEAN_UPS, told=lambda text: print(text, flush=True)
+    )
     summary = json.loads(path.read_text())
     for name, figures in summary["clean_up"].items():
         print(f"clean-up {name}: mean over subsets {figures['mean_over_subsets']}")
-    best = max(summary["clean_up"], key=lambda name: sum(summary["clean_up"][name]["mean_over_subsets"].values()))
+    # In the order of CLEAN_UPS: on a tie the gentler rule wins, so that clean-up is on only where it helps.
+    best = max(CLEAN_UPS, key=lambda name: sum(summary["clean_up"][name]["mean_over_subsets"].values()))
     print(f"\nbest clean-up on this split: {best}\n\n{summary_table(summary, best)}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
     from training.data import cache_fingerprint, read_splits
-    from training.export import export_bundle
+    from training.export import export_bundle, read_texts
 
     cases = read_splits(arguments.splits)[arguments.split]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     path = export_bundle(
         arguments.run / "last.pt",
         arguments.out,
-        name=arguments.name,
+        texts=read_texts(arguments.texts),
         cases=cases,
         fingerprint=cache_fingerprint(arguments.cache, cases),
-        commit=commit or "unknown",
         evaluation=arguments.evaluation,
         clean_up=arguments.clean_up,
         clean_up_rules=CLEAN_UPS[arguments.clean_up],
-        description=arguments.description,
     )
     print(path)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +66,16 @@ def read_splits(path: Path) -> dict[str, list[str]]:
 def label_convention(case: LabelledCase, values: Iterable[int]) -> str:
     """Which convention a segmentation follows, from the collection's name and the values that occur.
 
-    MSD copies say so in their name; ET is 3 from BraTS 2023 on and 4 before; 3 and 4 together are BraTS 2024 (RC = 4).
+    MSD copies say so in their name. ET is 4 up to BraTS 2021 and 3 later, where 4 is the resection cavity (BraTS 2024,
+    post-treatment). The BraTS-GLI names of 2023 were also given to copies with 2021's values: a 4 without a 3 is taken
+    for a cavity only in the post-treatment cases, whose time point is 100 or more.
     """
     present = set(values)
     if case.name.upper().startswith("MSD_"):
         return "msd"
     if 4 in present:
-        return "brats2024" if 3 in present else "brats2021"
+        treated = re.fullmatch(r"BraTS-GLI-\d{5}-[1-9]\d\d", case.name) is not None
+        return "brats2024" if 3 in present or treated else "brats2021"
     return "brats2023"
 
 

@@ -6,10 +6,12 @@ import copy
 import json
 import math
 import os
+import platform
+import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -67,11 +69,37 @@ def _on_device(network: MSTKDNet, device: torch.device) -> MSTKDNet:
     return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
+def describe_hardware(device: torch.device) -> str:
+    """The processor that computes, in words: GPU name, or CPU model and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def current_commit() -> str:
+    """The checkout's commit, or "unknown" outside a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
 class Trainer:
-    """One network in training, with everything that a resume needs in `state_dict`."""
+    """One network in training, with everything that a resume needs in `state_dict`.
+
+    `history` tells how the weights came to be: one entry for each stretch of steps under one configuration on one
+    machine.
+    """
 
     def __init__(self, config: TrainingConfig, device: str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
+        self.history: list[dict[str, Any]] = []
         torch.manual_seed(config.seed)
         self.network = _on_device(build_network(config.preset), self.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
@@ -84,9 +112,21 @@ class Trainer:
         )
         self.step = 0
         self.seconds = 0.0
+        self._begin_stretch()
+
+    def _begin_stretch(self) -> None:
+        stretch = {
+            "config": asdict(self.config),
+            "hardware": describe_hardware(self.device),
+            "torch": torch.__version__,
+            "commit": current_commit(),
+        }
+        if not self.history or {**stretch, "from_step": self.history[-1]["from_step"]} != self.history[-1]:
+            self.history.append({"from_step": self.step, **stretch})
 
     def state_dict(self) -> dict[str, object]:
         return {
+            "history": self.history,
             "config": asdict(self.config),
             "step": self.step,
             "seconds": self.seconds,
@@ -95,14 +135,16 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])  # type: ignore[call-overload,arg-type]
-        self.network.load_state_dict(state["network"])  # type: ignore[arg-type]
-        self.average.load_state_dict(state["average"])  # type: ignore[arg-type]
-        self.optimiser.load_state_dict(state["optimiser"])  # type: ignore[arg-type]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.history = list(state["history"])
+        self._begin_stretch()
 
     def train_step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
-        """One optimiser step; returns loss and gradient norm. Raises FloatingPointError on a NaN loss."""
+        """One optimiser step; returns loss and gradient norm. Raises FloatingPointError before NaN reaches a weight."""
         rate = self.config.learning_rate_at(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -112,15 +154,17 @@ class Trainer:
             logits = self.network(image, batch["availability"].to(self.device))
         loss = segmentation_loss(logits, batch["label"].to(self.device))
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss became {value} at step {self.step}; the last checkpoint is untouched")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip))
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"the loss became {value} and its gradient {norm} at step {self.step}; the last checkpoint is untouched"
+            )
         self.optimiser.step()
         self.step += 1
         self._update_average()
-        return {"loss": value, "gradient_norm": float(norm), "learning_rate": rate}
+        return {"loss": value, "gradient_norm": norm, "learning_rate": rate}
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -142,16 +186,25 @@ def run_training(
     out: Path,
     device: str = "cpu",
     stop_after: int | None = None,
+    change_config: bool = False,
 ) -> Path:
     """Train, resuming from `<out>/last.pt` when it is there; returns the checkpoint's path.
 
-    `stop_after` ends this call after so many steps (the run goes on at the next call).
+    `stop_after` ends this call after so many steps (the run goes on at the next call). Raises ValueError when the
+    configuration is not the one that the run was started with, unless `change_config`; the change stays in the history.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "last.pt"
     trainer = Trainer(config, device)
     if checkpoint.exists():
-        trainer.load_state_dict(torch.load(checkpoint, map_location=device, weights_only=True))
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        if state["config"] != asdict(config) and not change_config:
+            raise ValueError(
+                f"{checkpoint} was trained with another configuration "
+                f"({_difference(state['config'], asdict(config))}); "
+                "use another folder, or --change-config to go on with the new one"
+            )
+        trainer.load_state_dict(state)
     (out / "config.json").write_text(json.dumps(asdict(config), indent=1))
     volumes = [load_case(cache, name) for name in cases]
     end = config.total_steps if stop_after is None else min(config.total_steps, trainer.step + stop_after)
@@ -164,6 +217,10 @@ def run_training(
             first = last
     trainer.save(checkpoint)
     return checkpoint
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return ", ".join(f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key])
 
 
 def _yield_to_computing(_worker: int) -> None:

@@ -98,18 +98,21 @@ def evaluate(
     segmenter: Segmenter,
     cases: Iterable[LabelledCase],
     out: Path,
+    split: str,
     clean_ups: Mapping[str, CleanUp] | None = None,
     told: Callable[[str], None] = print,
 ) -> Path:
     """Evaluate `cases`, writing `<out>/per_case.csv` after each of them and `<out>/summary.json` at the end.
 
-    A case that `per_case.csv` already holds for these weights is not run again.
+    A case that `per_case.csv` already holds for these weights is not run again; the summary is of `cases` alone.
     """
     out.mkdir(parents=True, exist_ok=True)
     table = out / "per_case.csv"
     rows = [row for row in read_rows(table) if row.checkpoint_sha256 == segmenter.bundle.sha256]
     done = {row.case for row in rows}
+    names = []
     for case in cases:
+        names.append(case.name)
         if case.name not in done:
             rows += evaluate_case(segmenter, case, clean_ups or {"none": NO_CLEAN_UP})
             write_rows(table, rows)
@@ -118,7 +121,7 @@ def evaluate(
             f"{case.name}: " + ", ".join(f"{r.region} {r.dice:.3f} ({r.status})" for r in full if r.clean_up == "none")
         )
     path = out / "summary.json"
-    path.write_text(json.dumps(summarise(rows), indent=1))
+    path.write_text(json.dumps(summarise([row for row in rows if row.case in names], split), indent=1))
     return path
 
 
@@ -148,10 +151,11 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
     return float(low), float(high)
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, object]:
+def summarise(rows: Sequence[Row], split: str) -> dict[str, object]:
     """Means by clean-up, subset and region with n and 95 % CI, and the mean over the 15 subsets."""
     summary: dict[str, object] = {
         "checkpoint_sha256": rows[0].checkpoint_sha256,
+        "split": split,
         "cases": sorted({r.case for r in rows}),
     }
     by_clean_up: dict[str, object] = {}

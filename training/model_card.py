@@ -11,9 +11,6 @@ REGIONS = ("WT", "TC", "ET")
 def card_markdown(card: Mapping[str, Any]) -> str:
     """Markdown of a bundle's card: what it is, how it was trained, Dice by subset and by patient."""
     training, metrics = card["training"], card["metrics"]
-    phases = "; ".join(
-        f"{p['steps']} steps of {p['batch']} x {'x'.join(map(str, p['crop']))}" for p in training["config"]["phases"]
-    )
     lines = [
         f"# Model card: {card['name']}",
         "",
@@ -26,11 +23,9 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         f"| Preset | `{card['preset']}`, {card['parameters'] / 1e6:.2f} M parameters, "
         f"{card['gmac_160x192x128']} GMAC at 160x192x128 |",
         f"| Weights | fp16, sha256 `{card['sha256']}` |",
-        f"| Training data | {training['data']}; labels sha256 `{training['labels_sha256'][:16]}...` |",
-        f"| Training | {training['steps']} steps ({phases}), seed {training['seed']}, "
-        f"{training['hours']} h of computing |",
-        f"| Hardware | {training['hardware']}, torch {training['torch']} |",
-        f"| Commit | `{training['commit']}` |",
+        f"| Training data | {card['data']}; labels sha256 `{training['labels_sha256'][:16]}...` |",
+        f"| Training | {training['steps']} steps, {training['hours']} h of computing |",
+        *(_stretch(entry) for entry in training["history"]),
         f"| Clean-up | {card['clean_up']} |",
         "",
         "Cite with the data: " + "; ".join(card["citations"]) + ".",
@@ -39,6 +34,15 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     if metrics["subsets"]:
         lines += _figures(metrics)
     return "\n".join(lines) + "\n"
+
+
+def _stretch(entry: Mapping[str, Any]) -> str:
+    config = entry["config"]
+    phases = ", ".join(f"{p['steps']} of {p['batch']} x {'x'.join(map(str, p['crop']))}" for p in config["phases"])
+    return (
+        f"| From step {entry['from_step']} | planned steps by crop: {phases}; seed {config['seed']}; "
+        f"{entry['hardware']}; torch {entry['torch']}; commit `{entry['commit'][:12]}` |"
+    )
 
 
 def _figures(metrics: Mapping[str, Any]) -> list[str]:
