@@ -68,7 +68,9 @@ def test_bad_case_then_resume_then_overwrite(run, tmp_path, out):
     os.utime(cases / "carl" / "t2.nii.gz", ns=(1, 1))  # changed: neither skipped nor overwritten unasked
     code, printed = run(cases, "--format", ".nii.gz", "--without", "T1")
     assert code == 9 and printed["ok"] == ["bert"] and printed["skipped"] == ["anna"]
-    assert "exists already" in printed["failed"]["carl"]
+    assert "made from other inputs, weights or settings" in printed["failed"]["carl"]
+    assert "--overwrite" in printed["error"]["message"]
+    assert summary(out)["carl"] == rows["carl"]  # it still describes the file that is there
 
     code, printed = run(cases, "--format", ".nii.gz", "--without", "T1", "--overwrite")
     assert code == 0 and printed["ok"] == ["anna", "bert", "carl"] and printed["skipped"] == []
@@ -82,6 +84,49 @@ def test_results_beside_the_cases_are_no_case(run, tmp_path, out):
         assert code == 0 and printed["failed"] == {}
     assert printed["skipped"] == ["anna"]
     assert files_below(out) == ["anna.seg.nrrd", "summary.csv"]
+
+
+def test_results_of_a_run_among_others_beside_the_cases_are_no_case(random_bundle, tmp_path, capsys):
+    write_case(tmp_path / "anna", t2=3)
+    words = ["--batch", tmp_path, "-o", tmp_path / "results" / "run1", "--weights", random_bundle, "--json"]
+    for became in ("ok", "skipped"):
+        assert main(["segment", *map(str, words)]) == 0
+        assert json.loads(capsys.readouterr().out)[became] == ["anna"]
+
+
+def test_result_that_the_summary_does_not_know(run, tmp_path, out):
+    """As after a run that was killed between writing the result and noting it."""
+    write_case(tmp_path / "cases" / "anna", t2=3)
+    assert run(tmp_path / "cases")[0] == 0
+    (out / "summary.csv").unlink()
+    for _ in range(2):
+        code, printed = run(tmp_path / "cases")
+        assert code == 9 and "summary.csv does not say what made it" in printed["failed"]["anna"]
+        assert summary(out)["anna"]["status"] == "failed"
+    assert run(tmp_path / "cases", "--overwrite")[0] == 0
+    assert run(tmp_path / "cases")[1]["skipped"] == ["anna"]
+
+
+def test_failure_keeps_the_line_of_a_result_that_is_there(run, tmp_path, out, monkeypatch):
+    write_case(tmp_path / "cases" / "anna", t2=3)
+    run(tmp_path / "cases")
+    before = summary(out)
+    monkeypatch.setattr(batch, "segment_case", lambda *_: 1 / 0)
+    code, printed = run(tmp_path / "cases", "--overwrite")
+    assert code == 9 and "ZeroDivisionError" in printed["failed"]["anna"]
+    assert summary(out) == before
+    (out / "anna.seg.nrrd").unlink()
+    assert run(tmp_path / "cases")[0] == 9
+    assert summary(out)["anna"]["status"] == "failed"
+
+
+def test_one_of_two_outputs_lost(run, tmp_path, out):
+    write_case(tmp_path / "cases" / "anna", t2=3)
+    run(tmp_path / "cases", "--reports")
+    (out / "anna.html").unlink()
+    code, printed = run(tmp_path / "cases", "--reports")
+    assert code == 9 and "anna.html is missing" in printed["failed"]["anna"]
+    assert summary(out)["anna"]["status"] == "ok"
 
 
 def test_lost_output_is_made_again(run, tmp_path, out):
@@ -214,3 +259,12 @@ def test_summary_round_trip(tmp_path):
     row = {**dict.fromkeys(COLUMNS, ""), "case": "ä, b", "error": 'said "no"\nand left'}
     batch.write_summary(tmp_path / "summary.csv", {"ä, b": row})
     assert read_summary(tmp_path / "summary.csv") == {"ä, b": row}
+
+
+def test_line_of_the_summary_that_someone_shortened(tmp_path):
+    path = tmp_path / "summary.csv"
+    path.write_text(",".join(COLUMNS) + "\nanna,ok\nbert," + "x," * len(COLUMNS) + "\n")
+    rows = read_summary(path)
+    assert rows["anna"] == {**dict.fromkeys(COLUMNS, ""), "case": "anna", "status": "ok"}
+    batch.write_summary(path, rows)
+    assert read_summary(path) == rows

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from MSTKDSegmentLib.case_roles import propose_roles, roles_in_folder
 from MSTKDSegmentLib.errors import InputError, RoleError
+from MSTKDSegmentLib.file_checks import VOLUME_ENDINGS
 from MSTKDSegmentLib.modalities import MODALITIES
-from MSTKDSegmentLib.roles import VOLUME_ENDINGS
-from MSTKDSegmentLib.volumes import ENDINGS
 from role_names import AMBIGUOUS, NAMES, NO_INPUT, UNKNOWN
 
 
@@ -123,10 +122,6 @@ def test_a_folder_of_brats(tmp_path):
 def test_every_volume_ending_is_seen(tmp_path, ending):
     touch(tmp_path, f"case_t1ce{ending}", f"case_flair{ending}")
     assert found_in(tmp_path) == {"T1Gd": f"case_t1ce{ending}", "FLAIR": f"case_flair{ending}"}
-
-
-def test_the_endings_are_those_that_can_be_read():
-    assert set(VOLUME_ENDINGS) == set(ENDINGS)
 
 
 def test_a_folder_of_ucsf_inside_its_unpacked_archive(tmp_path):

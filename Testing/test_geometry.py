@@ -207,3 +207,28 @@ def test_array_to_image_types():
         made = array_to_image(np.ones(image.GetSize()[::-1], dtype), image)
         assert sitk.GetArrayViewFromImage(made).dtype == kept
         assert made.GetOrigin() == image.GetOrigin()
+
+
+def test_known_foregrounds_are_used():
+    image = brain_on(blank_image())
+    mask = foreground(image)
+    assert canonical_grid({"T1": image}, "T1", masks={"T1": mask}) == canonical_grid({"T1": image}, "T1")
+    small = np.zeros_like(mask)
+    small[40:44, 40:44, 40:44] = True
+    assert canonical_grid({"T1": image}, "T1", masks={"T1": small}).size == (64, 64, 64)
+
+
+def test_the_caller_is_asked_before_each_class_that_is_interpolated():
+    image = brain_on(blank_image(OBLIQUE))
+    grid = canonical_grid({"T1": image}, "T1")
+    probabilities = np.zeros((4, *grid.shape), np.float32)
+    asked = []
+
+    def stop_at_the_third():
+        asked.append(None)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        labels_to_native(probabilities, grid, image, stop_at_the_third)
+    assert len(asked) == 3

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from MSTKDSegmentLib.metrics import HD95_PENALTY_MM, Status, dice, hd95, nsd, region_scores, surface_distances
+from MSTKDSegmentLib.metrics import (
+    HD95_PENALTY_MM,
+    Status,
+    dice,
+    hd95,
+    nsd,
+    region_dice,
+    region_scores,
+    surface_distances,
+)
 from MSTKDSegmentLib.regions import labels_to_regions
 
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -85,6 +94,10 @@ def test_region_scores_of_a_shifted_tumour():
     assert [score.hd95 for score in scores] == pytest.approx([3.0, 3.0, 3.0])
     assert [score.volume_error_ml for score in scores] == [0, 0, 0]
     assert wt.nsd2 < 1.0
+
+
+def test_region_dice_agrees_with_the_scores():
+    assert region_dice(make_tumour(1), make_tumour()) == pytest.approx({"WT": 11 / 12, "TC": 6 / 7, "ET": 2 / 3})
 
 
 def test_volume_error_is_signed_and_in_ml():

@@ -7,7 +7,14 @@ import pytest
 import SimpleITK as sitk
 from MSTKDSegmentLib.errors import GeometryError, InputError, RoleError
 from MSTKDSegmentLib.geometry import array_to_image
-from MSTKDSegmentLib.overlap import check_overlap, default_reference, foreground, is_skull_stripped, same_volume_twice
+from MSTKDSegmentLib.overlap import (
+    check_overlap,
+    default_reference,
+    find_foreground,
+    foreground,
+    is_skull_stripped,
+    same_volume_twice,
+)
 from MSTKDSegmentLib.volumes import volume_from_image
 from phantom import BRAIN_RADII, CENTRE, OBLIQUE, blank_image, brain_on, dice, ellipsoid, volumes_of, voxel_points
 
@@ -38,9 +45,57 @@ def test_skull_stripped_or_not():
     assert is_skull_stripped(brain_on(blank_image()))
     assert is_skull_stripped(brain_on(blank_image()) * 0.5 - 1)  # a background other than 0
     assert not is_skull_stripped(_with_skull(blank_image(extent=100)))
-    neck = sitk.GetArrayFromImage(brain_on(blank_image()))
-    neck[:42, 12:72, 12:72] = 70  # air set to zero by the scanner, but the neck leaves through the lowest slice
-    assert not is_skull_stripped(array_to_image(neck, blank_image()))
+
+
+def _life_size(shape: str) -> sitk.Image:
+    """A brain of 140 x 176 x 130 mm or a head of 160 x 200 mm with its neck, both in exact zeros, 2 mm voxels."""
+    image = blank_image(spacing=(2.0, 2.0, 2.0), extent=220)
+    points = voxel_points(image)
+    inside = ellipsoid(points, CENTRE, (70, 88, 65) if shape == "brain" else (80, 100, 95))
+    if shape == "head":
+        inside |= ((points - CENTRE)[..., :2] ** 2).sum(-1) <= 60**2
+        inside &= (points - CENTRE)[..., 2] < 95
+    texture = np.random.default_rng(2).uniform(50, 150, inside.shape)
+    return array_to_image(np.where(inside, texture, 0).astype(np.float32), image)
+
+
+def test_a_field_of_view_that_cuts_the_brain_does_not_make_a_skull():
+    brain = _life_size("brain")
+    assert is_skull_stripped(brain)
+    middle = brain.GetSize()[2] // 2
+    below_vertex = brain[:, :, : middle + 25]  # 15 mm below the vertex
+    assert is_skull_stripped(below_vertex)
+    assert find_foreground(below_vertex).mask.any(axis=(1, 2))[-1]
+    assert is_skull_stripped(brain[:, :, middle - 15 : middle + 15])  # axial slab
+    assert is_skull_stripped(brain[middle - 15 : middle + 15])  # sagittal slab
+    # Cut along two axes: four faces show brain, and little background is left to know it by.
+    assert not is_skull_stripped(brain[middle - 15 : middle + 15, :, middle - 15 : middle + 15])
+
+
+def test_a_head_in_zeroed_air_cut_at_the_neck_is_no_stripped_brain():
+    head = _life_size("head")
+    assert sitk.GetArrayViewFromImage(head)[0].any()
+    assert not is_skull_stripped(head)
+    middle = head.GetSize()[2] // 2
+    assert not is_skull_stripped(head[:, :, middle - 15 : middle + 15])
+
+
+def test_foreground_and_stripped_flag_come_together():
+    stripped, with_skull = brain_on(blank_image()), _with_skull(blank_image(extent=100))
+    assert find_foreground(stripped).stripped
+    assert not find_foreground(with_skull).stripped
+    for image in (stripped, with_skull):
+        np.testing.assert_array_equal(find_foreground(image).mask, foreground(image))
+
+
+def test_known_masks_are_used_and_give_the_same():
+    moved = np.add(CENTRE, [1.2 * BRAIN_RADII[0], 0, 0])
+    volumes = volumes_of(T1Gd=brain_on(blank_image()), T2=brain_on(blank_image(centre=moved), moved))
+    masks = {name: foreground(volume.image) for name, volume in volumes.items()}
+    assert check_overlap(volumes, masks) == check_overlap(volumes) != []
+    masks["T2"] = np.zeros_like(masks["T2"])
+    with pytest.raises(GeometryError, match="do not overlap"):
+        check_overlap(volumes, masks)
 
 
 def test_foreground_of_a_stripped_brain_is_exact_and_keeps_dark_voxels():

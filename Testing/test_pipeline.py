@@ -6,9 +6,11 @@ import SimpleITK as sitk
 
 torch = pytest.importorskip("torch")
 
+from MSTKDSegmentLib import geometry, overlap, pipeline  # noqa: E402
 from MSTKDSegmentLib.errors import Cancelled, GeometryError, InputError, RoleError  # noqa: E402
 from MSTKDSegmentLib.modalities import MODALITIES  # noqa: E402
 from MSTKDSegmentLib.network import PRESETS, build_network  # noqa: E402
+from MSTKDSegmentLib.overlap import find_foreground  # noqa: E402
 from MSTKDSegmentLib.pipeline import Segmenter, read_case  # noqa: E402
 from MSTKDSegmentLib.regions import CleanUp  # noqa: E402
 from MSTKDSegmentLib.weights import write_bundle  # noqa: E402
@@ -137,7 +139,17 @@ def test_progress_is_one_rising_line_over_all_stages(segmenter):
     assert {"reading T1Gd", "running the network", "done"} <= {text for _, text in seen}
 
 
-@pytest.mark.parametrize("stage", ["reading T1Gd", "normalising T1Gd", "running the network", "bringing"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "reading T1Gd",
+        "finding the brain on T1Gd",
+        "normalising T1Gd",
+        "bringing T1Gd",
+        "running the network",
+        "bringing the result",
+    ],
+)
 def test_cancel_works_in_every_stage(segmenter, stage):
     image, _ = volume()
     reached = []
@@ -167,7 +179,7 @@ def test_clean_up_of_the_card_is_applied(segmenter):
     speckled = sitk.GetImageFromArray(array)
     speckled.CopyInformation(image)
     before = segmenter.segment({"T1Gd": speckled}).labels
-    assert before[20:22, 30:32, 30:32].all()
+    assert before[20:22, 30:32, 30:32].any()
     segmenter.clean_up = CleanUp({"WT": 0.1})
     try:
         after = segmenter.segment({"T1Gd": speckled}).labels
@@ -210,7 +222,35 @@ def test_wrong_calls_are_refused_in_words(segmenter):
 
 def test_volumes_that_span_more_than_a_head_are_refused():
     image, _ = volume()
-    far, _ = volume(seed=2)
-    far.SetOrigin((900.0, 0.0, 0.0))
-    with pytest.raises(GeometryError):
-        read_case({"T1": image, "T2": far})
+    image.SetSpacing((6.0, 6.0, 6.0))  # the brain of 116 mm now measures 464 mm
+    with pytest.raises(GeometryError, match="more than a head"):
+        read_case({"T1": image})
+
+
+def test_foregrounds_are_found_once_for_each_volume(monkeypatch):
+    found = []
+
+    def counted(image):
+        found.append(image)
+        return find_foreground(image)
+
+    monkeypatch.setattr(pipeline, "find_foreground", counted)
+    for module in (overlap, geometry):
+        monkeypatch.setattr(module, "foreground", lambda image: pytest.fail("a foreground was found a second time"))
+    case = read_case({"T1": volume()[0], "T2": volume(seed=1)[0]})
+    assert [id(image) for image in found] == [id(case.volumes[name].image) for name in ("T1", "T2")]
+
+
+@pytest.mark.parametrize("times", [1, 3, 5, 6])
+def test_cancel_works_between_the_classes_of_the_result(segmenter, times):
+    """On an oblique grid: before and after, and before each of 4 classes, the user is asked."""
+    image, _ = volume(angles=(5, 9, -14))
+    reached = []
+
+    def progress(_, text):
+        if text.startswith("bringing the result"):
+            reached.append(text)
+
+    with pytest.raises(Cancelled):
+        segmenter.segment({"T1Gd": image}, progress=progress, cancel=lambda: len(reached) == times)
+    assert len(reached) == times

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from MSTKDSegmentLib.preprocess import Z_RANGE, fill_holes, normalise
+from scipy import ndimage
 
 
 def brain():
@@ -69,3 +70,18 @@ def test_cavities_are_filled_and_the_outside_is_not():
     assert filled.sum() == 7**3
     mask[4, 4, 5:] = False  # a channel to the outside: no cavity any more
     assert not fill_holes(mask)[4, 4, 4]
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**16), share=st.floats(0.5, 0.95), low=st.integers(0, 3), high=st.integers(5, 9))
+def test_holes_are_those_of_the_whole_volume(seed, share, low, high):
+    mask = np.zeros((8, 9, 8), bool)
+    box = mask[low:high, : high - low, low:]  # touches none, one or more borders
+    box[...] = np.random.default_rng(seed).random(box.shape) < share
+    before = mask.copy()
+    np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+    np.testing.assert_array_equal(mask, before)
+
+
+def test_an_empty_mask_has_no_holes():
+    assert not fill_holes(np.zeros((3, 4, 5), bool)).any()

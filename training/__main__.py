@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--bundle", type=Path)
     evaluate.add_argument("--split", default="val")
     evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument("--processes", type=int, default=1, help="cases at a time; the cores are shared out")
     evaluate.add_argument("--out", type=Path, required=True)
 
     export = command("export", "write a bundle with its card")
@@ -132,9 +133,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from training.evaluate import evaluate, summary_table
 
     segmenter = Segmenter(arguments.bundle, arguments.device)
-    cases = (find_case(arguments.data / name) for name in read_splits(arguments.splits)[arguments.split])
+    cases = [find_case(arguments.data / name) for name in read_splits(arguments.splits)[arguments.split]]
     path = evaluate(
-        segmenter, cases, arguments.out, arguments.split, CLEAN_UPS, told=lambda text: print(text, flush=True)
+        segmenter,
+        cases,
+        arguments.out,
+        arguments.split,
+        CLEAN_UPS,
+        told=lambda text: print(text, flush=True),
+        processes=arguments.processes,
     )
     summary = json.loads(path.read_text())
     for name, figures in summary["clean_up"].items():

@@ -118,7 +118,7 @@ class Trainer:
         stretch = {
             "config": asdict(self.config),
             "hardware": describe_hardware(self.device),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "commit": current_commit(),
         }
         if not self.history or {**stretch, "from_step": self.history[-1]["from_step"]} != self.history[-1]:

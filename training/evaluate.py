@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from MSTKDSegmentLib.geometry import labels_to_native
 from MSTKDSegmentLib.inference import predict
-from MSTKDSegmentLib.metrics import region_scores
+from MSTKDSegmentLib.metrics import RegionScore, region_scores
 from MSTKDSegmentLib.modalities import MODALITIES, SUBSETS, availability, subset_name
 from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
 from MSTKDSegmentLib.regions import NO_CLEAN_UP, CleanUp, remove_small_components, voxel_volume_ml
@@ -73,34 +78,42 @@ def evaluate_case(
         case = with_subset(prepared, subset)
         prediction = predict(segmenter.network, case.image, case.availability, device=segmenter.device.name)
         native = labels_to_native(prediction.probabilities, case.grid, truth)
+        scored: list[tuple[np.ndarray, list[RegionScore]]] = []
         for name, clean_up in clean_ups.items():
             labels = remove_small_components(native, clean_up, voxel_ml)
-            for score in region_scores(labels, reference, truth.GetSpacing()[::-1]):
-                rows.append(
-                    Row(
-                        labelled.name,
-                        subset_name(subset),
-                        score.region,
-                        name,
-                        score.n_ref,
-                        score.n_pred,
-                        score.status,
-                        score.dice,
-                        score.hd95,
-                        score.volume_error_ml,
-                        segmenter.bundle.sha256,
-                    )
-                )
+            # Most clean-ups change nothing in most cases, and surface distances cost more than comparing.
+            scores = next((known for same, known in scored if np.array_equal(same, labels)), None)
+            if scores is None:
+                scores = region_scores(labels, reference, truth.GetSpacing()[::-1])
+                scored.append((labels, scores))
+            rows += [_row(labelled.name, subset, name, score, segmenter.bundle.sha256) for score in scores]
     return rows
+
+
+def _row(case: str, subset: tuple[str, ...], clean_up: str, score: RegionScore, sha256: str) -> Row:
+    return Row(
+        case=case,
+        subset=subset_name(subset),
+        region=score.region,
+        clean_up=clean_up,
+        n_ref=score.n_ref,
+        n_pred=score.n_pred,
+        status=score.status,
+        dice=score.dice,
+        hd95=score.hd95,
+        volume_error_ml=score.volume_error_ml,
+        checkpoint_sha256=sha256,
+    )
 
 
 def evaluate(
     segmenter: Segmenter,
-    cases: Iterable[LabelledCase],
+    cases: Sequence[LabelledCase],
     out: Path,
     split: str,
     clean_ups: Mapping[str, CleanUp] | None = None,
     told: Callable[[str], None] = print,
+    processes: int = 1,
 ) -> Path:
     """Evaluate `cases`, writing `<out>/per_case.csv` after each of them and `<out>/summary.json` at the end.
 
@@ -110,19 +123,30 @@ def evaluate(
     table = out / "per_case.csv"
     rows = [row for row in read_rows(table) if row.checkpoint_sha256 == segmenter.bundle.sha256]
     done = {row.case for row in rows}
-    names = []
-    for case in cases:
-        names.append(case.name)
-        if case.name not in done:
-            rows += evaluate_case(segmenter, case, clean_ups or {"none": NO_CLEAN_UP})
-            write_rows(table, rows)
-        full = [r for r in rows if r.case == case.name and r.subset == subset_name(SUBSETS[-1])]
-        told(
-            f"{case.name}: " + ", ".join(f"{r.region} {r.dice:.3f} ({r.status})" for r in full if r.clean_up == "none")
-        )
+    missing = [case for case in cases if case.name not in done]
+    work = partial(evaluate_case, segmenter, clean_ups=clean_ups or {"none": NO_CLEAN_UP})
+    for fresh in _each(work, missing, processes):
+        rows += fresh
+        write_rows(table, rows)
+        full = [r for r in fresh if r.subset == subset_name(SUBSETS[-1]) and r.clean_up == fresh[0].clean_up]
+        told(f"{fresh[0].case}: " + ", ".join(f"{r.region} {r.dice:.3f} ({r.status})" for r in full))
+    names = {case.name for case in cases}
     path = out / "summary.json"
     path.write_text(json.dumps(summarise([row for row in rows if row.case in names], split), indent=1))
     return path
+
+
+def _each(
+    work: Callable[[LabelledCase], list[Row]], cases: Sequence[LabelledCase], processes: int
+) -> Iterator[list[Row]]:
+    """The rows of each case, in order; with several processes the cores are shared out among them."""
+    if processes <= 1 or len(cases) <= 1:
+        yield from map(work, cases)
+        return
+    threads = max((os.cpu_count() or 1) // processes, 1)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        yield from pool.map(work, cases)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

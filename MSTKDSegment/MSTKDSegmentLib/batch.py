@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Callable, Optional
 from .batch_cases import BatchCase, read_cases
 from .case_inputs import CaseInputs, find_inputs
 from .errors import BatchError, Cancelled, InputError, MSTKDError, OutputError
+from .file_checks import os_errors_as_input_errors
 from .modalities import subset_name
 from .pipeline import Progress, Segmenter
 from .segment_command import CaseRequest, CaseResult, Settings, segment_case
@@ -67,9 +69,12 @@ def run_batch(
 ) -> BatchResult:
     """Segment every case; a case that fails is noted in `summary.csv` and the run goes on.
 
-    A case is skipped when its outputs exist and its line there says ok for the same bundle, inputs and settings
-    (unless `settings.overwrite`). Raises InputError for a list that cannot be read, OutputError when the folder cannot
-    be written, Cancelled on Ctrl-C.
+    A case is skipped when its outputs exist and its line there says ok for the same bundle, inputs and settings. It
+    fails when they exist and the line says otherwise, or when there is none. With `settings.overwrite` every case is
+    done again. A case that fails keeps its earlier line as long as that line's result is there.
+
+    Raises InputError for a list that cannot be read, OutputError when the folder cannot be written, Cancelled on
+    Ctrl-C.
     """
     cases = read_cases(request.cases, request.output)
     path = request.output / SUMMARY
@@ -81,16 +86,18 @@ def run_batch(
     failed: dict[str, str] = {}
     try:
         for index, case in enumerate(cases):
-            row = _run_case(case, request, segmenter, rows.get(case.name), _case_progress(progress, index, cases))
+            before = rows.get(case.name)
+            row = _run_case(case, request, segmenter, before, _case_progress(progress, index, cases))
             if row is None:
                 skipped.append(case.name)
                 continue
-            rows[case.name] = row
-            write_summary(path, rows)
             if row["status"] == "ok":
                 ok.append(case.name)
             else:
                 failed[case.name] = row["error"]
+            if row["status"] == "ok" or not _has_result(before, request.output):
+                rows[case.name] = row
+                write_summary(path, rows)
     except KeyboardInterrupt:
         finished = len(ok) + len(failed) + len(skipped)
         raise Cancelled(
@@ -107,7 +114,11 @@ def _case_progress(progress: Optional[Progress], index: int, cases: Sequence[Bat
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_file = folder.exists() and not folder.is_dir()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be used ({error.strerror or error}); choose another folder") from error
+    if is_file:
         raise OutputError(f"{folder} is a file; give a folder for the results of a batch")
     check_output(folder / SUMMARY, overwrite=True, endings=(".csv",))
 
@@ -126,20 +137,21 @@ def _run_case(
             raise InputError("no sequence is given; give at least one of T1, T1Gd, T2 and FLAIR")
         one = _case_request(case, request, inputs)
         fingerprint = _fingerprint(one)
-        if not request.settings.overwrite and _holds(before, one, fingerprint, segmenter):
+        if not request.settings.overwrite and _is_done(before, one, fingerprint, segmenter):
             return None
         result = segment_case(one, lambda: segmenter, progress)
     except MSTKDError as error:
-        return _failed_row(case, str(error), segmenter, before)
+        return _failed_row(case, str(error), segmenter)
     except Exception as error:  # a bug in one case must not cost the results of the others
-        return _failed_row(case, f"a bug of this program: {type(error).__name__}: {error}", segmenter, before)
+        return _failed_row(case, f"a bug of this program: {type(error).__name__}: {error}", segmenter)
     return _ok_row(result, fingerprint, segmenter)
 
 
 def _check_files(case: BatchCase) -> None:
     for path in (*case.files.values(), *([case.ground_truth] if case.ground_truth else [])):
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder; check the path")
+        with os_errors_as_input_errors(path):
+            if not path.exists():
+                raise InputError(f"{path}: no such file or folder; check the path")
 
 
 def _kept_files(case: BatchCase, request: BatchRequest) -> dict[str, Path]:
@@ -158,12 +170,30 @@ def _case_request(case: BatchCase, request: BatchRequest, inputs: CaseInputs) ->
     )
 
 
-def _holds(before: Optional[Row], one: CaseRequest, fingerprint: str, segmenter: Segmenter) -> bool:
-    """Whether the line from before describes what would come out again, and its files are still there."""
-    if before is None or before["status"] != "ok":
+def _is_done(before: Optional[Row], one: CaseRequest, fingerprint: str, segmenter: Segmenter) -> bool:
+    """Whether all files are there and the line from before says that the same would come out again.
+
+    Raises OutputError where only some files are there, or where they are not known to be the same.
+    """
+    there = [path for path in one.files if os.path.lexists(path)]
+    if not there:
         return False
-    same = before["bundle_sha256"] == segmenter.bundle.sha256 and before["fingerprint"] == fingerprint
-    return same and all(path.is_file() for path in one.files)
+    if before is None or before["status"] != "ok":
+        # As after a run that was killed between writing the result and noting it.
+        reason = f"{there[0]} exists already, but {SUMMARY} does not say what made it"
+    elif before["bundle_sha256"] != segmenter.bundle.sha256 or before["fingerprint"] != fingerprint:
+        reason = f"{there[0]} was made from other inputs, weights or settings"
+    elif len(there) < len(one.files):
+        missing = next(path for path in one.files if path not in there)
+        reason = f"{there[0]} exists already, but {missing.name} is missing"
+    else:
+        return True
+    raise OutputError(f"{reason}; move it away, or run with --overwrite to do all cases again")
+
+
+def _has_result(before: Optional[Row], folder: Path) -> bool:
+    """Whether the line from before describes a result that is still there."""
+    return before is not None and before["status"] == "ok" and os.path.lexists(folder / before["output"])
 
 
 def _fingerprint(one: CaseRequest) -> str:
@@ -177,8 +207,9 @@ def _fingerprint(one: CaseRequest) -> str:
 
 
 def _stamp(path: Path) -> list[Any]:
-    files = sorted(item for item in path.iterdir() if item.is_file()) if path.is_dir() else [path]
-    stats = [file.stat() for file in files]
+    with os_errors_as_input_errors(path):
+        files = sorted(item for item in path.iterdir() if item.is_file()) if path.is_dir() else [path]
+        stats = [file.stat() for file in files]
     return [
         str(path.resolve()),
         len(files),
@@ -209,7 +240,7 @@ def _ok_row(result: CaseResult, fingerprint: str, segmenter: Segmenter) -> Row:
     }
 
 
-def _failed_row(case: BatchCase, message: str, segmenter: Segmenter, before: Optional[Row]) -> Row:
+def _failed_row(case: BatchCase, message: str, segmenter: Segmenter) -> Row:
     where = "" if case.folder else f"{case.where}: "
     row = dict.fromkeys(COLUMNS, "")
     row.update(
@@ -221,15 +252,16 @@ def _failed_row(case: BatchCase, message: str, segmenter: Segmenter, before: Opt
 
 def read_summary(path: Path) -> dict[str, Row]:
     """Lines of an earlier run by case; empty where there is none. Raises OutputError for a file that is not ours."""
-    if not path.is_file():
-        return {}
     try:
+        if not path.is_file():
+            return {}
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise OutputError(f"{path} is not a summary of this program; choose another output folder")
-            return {row["case"]: row for row in reader}
-    except (UnicodeDecodeError, csv.Error) as error:
+            # A line that someone shortened has no text in its last cells.
+            return {row["case"]: {column: row[column] or "" for column in COLUMNS} for row in reader}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OutputError(f"{path} cannot be read ({error}); choose another output folder") from error
 
 
@@ -258,4 +290,8 @@ def batch_error(result: BatchResult) -> Optional[BatchError]:
         return None
     names = ", ".join(list(result.failed)[:5]) + (", ..." if len(result.failed) > 5 else "")
     total = len(result.ok) + len(result.skipped) + len(result.failed)
-    return BatchError(f"{len(result.failed)} of {total} cases failed ({names}); the reasons are in {result.summary}")
+    first, reason = next(iter(result.failed.items()))
+    # The summary alone would not do: a case with an earlier result keeps its line there.
+    return BatchError(
+        f"{len(result.failed)} of {total} cases failed ({names}); {first}: {reason}; results are in {result.summary}"
+    )

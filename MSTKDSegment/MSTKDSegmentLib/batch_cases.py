@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from .errors import InputError
+from .file_checks import os_errors_as_input_errors
 from .modalities import canonical_modality
 
 SEQUENCE_COLUMNS = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
@@ -30,15 +31,17 @@ class BatchCase:
 def read_cases(source: Path, output_folder: Path) -> list[BatchCase]:
     """The cases in `source`, a folder of case folders or a CSV file (columns: `COLUMNS`), in their order.
 
-    Raises InputError when there are none, and for a CSV file that cannot be understood as a whole: unknown column,
-    unusable or repeated case name, unknown reference. Files are not looked at: a bad one concerns its case only.
+    Raises InputError when there are none, for a source that cannot be read, and for a CSV file that cannot be
+    understood as a whole: unknown column, unusable or repeated case name, unknown reference.
+    Files are not looked at: a bad one concerns its case only.
     """
-    if source.is_dir():
-        cases = _case_folders(source, output_folder)
-    elif source.is_file():
-        cases = list(_csv_cases(source))
-    else:
-        raise InputError(f"{source}: no such folder or CSV file; give a folder of case folders, or a CSV of cases")
+    with os_errors_as_input_errors(source):
+        if source.is_dir():
+            cases = _case_folders(source, output_folder)
+        elif source.is_file():
+            cases = list(_csv_cases(source))
+        else:
+            raise InputError(f"{source}: no such folder or CSV file; give a folder of case folders, or a CSV of cases")
     if not cases:
         raise InputError(f"{source}: holds no cases; give a folder with one sub-folder a case, or a CSV of cases")
     return cases
@@ -46,8 +49,9 @@ def read_cases(source: Path, output_folder: Path) -> list[BatchCase]:
 
 def _case_folders(source: Path, output_folder: Path) -> list[BatchCase]:
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
-    # The results may well be put beside the cases.
-    inputs = [path for path in folders if path.resolve() != output_folder.resolve()]
+    # The results may well be put beside the cases, and in a folder of several runs: that is no case either.
+    output = output_folder.resolve()
+    inputs = [path for path in folders if path.resolve() not in (output, *output.parents)]
     return [BatchCase(path.name, str(path), folder=path) for path in inputs]
 
 

@@ -59,7 +59,7 @@ def run_bench(
 def _bench_forward(bundle: Bundle, device: str, runs: int, quick: bool, progress: Progress) -> dict[str, Any]:
     import torch
 
-    from .inference import choose_device
+    from .devices import choose_device
     from .network import build_network, count_macs
 
     chosen = choose_device(device)

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from .case_roles import roles_in_folder
 from .dicom import DICOM_TAGS
 from .errors import RoleError
+from .file_checks import os_errors_as_input_errors, printable
 from .modalities import MODALITIES
 
 # What tells sequences apart beside the tags that a Volume carries (roles.propose_from_dicom).
@@ -40,8 +41,8 @@ def find_inputs(
 ) -> CaseInputs:
     """The sequences found in `folder`, overridden and completed by those `named`, less those `without`.
 
-    Raises InputError for a folder that is not there and RoleError where it is not clear which volume is which, and
-    where a sequence is both named and left out.
+    Raises InputError for a folder that is not there or cannot be read, and RoleError where it is not clear
+    which volume is which, and where a sequence is both named and left out.
     """
     both = [name for name in named if name in without]
     if both:
@@ -58,7 +59,9 @@ def find_inputs(
 def _in_folder(
     folder: Path, named: Mapping[str, Path], without: Collection[str]
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    if folder.is_file():
+    with os_errors_as_input_errors(folder):
+        is_file = folder.is_file()
+    if is_file:
         raise RoleError(f"{folder}: a file, not a case folder; say which sequence it is: --t1, --t1gd, --t2 or --flair")
     found, proposals = roles_in_folder(folder, dicom_tags, settled={*named, *without})
     taken = {path.resolve() for path in named.values()}
@@ -85,13 +88,8 @@ def dicom_tags(folder: Path) -> dict[str, str]:
             except RuntimeError:
                 continue
             return {
-                tag: _printable(reader.GetMetaData(key)) for tag, key in ROLE_TAGS.items() if reader.HasMetaDataKey(key)
+                tag: printable(reader.GetMetaData(key)) for tag, key in ROLE_TAGS.items() if reader.HasMetaDataKey(key)
             }
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
     return {}
-
-
-def _printable(text: str) -> str:
-    # SWIG hands unknown bytes over as lone surrogates, which no console can print.
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip(" \0")

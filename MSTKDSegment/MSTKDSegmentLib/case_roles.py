@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Callable, Optional, Union
 
 from .errors import InputError, RoleError
+from .file_checks import VOLUME_ENDINGS, os_errors_as_input_errors
 from .modalities import MODALITIES
 from .roles import (
     UNNAMED_CONTRAST,
-    VOLUME_ENDINGS,
     RoleProposal,
     propose_from_dicom,
     propose_from_name,
@@ -151,14 +151,15 @@ def roles_in_folder(
     Looked at are the volume files directly in the folder or, where none of them can be an input, its sub-folders, each
     holding volume files or the DICOM slices of one series (then the path is that sub-folder, and `read_tags` is asked
     for its tags). `settled` names sequences that the user gave or left out: volumes that could only be those raise no
-    question. Raises InputError when there is no such folder and RoleError when no sequence is found or when one is
-    ambiguous.
+    question. Raises InputError when there is no such folder or one that cannot be read, and RoleError when no sequence
+    is found or when one is ambiguous.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder that holds one patient's volumes")
-    sources = _sources_in(folder)
-    tags = {str(source): read_tags(source) for source in sources if source.is_dir()} if read_tags else None
+    with os_errors_as_input_errors(folder):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; give the folder that holds one patient's volumes")
+        sources = _sources_in(folder)
+        tags = {str(source): read_tags(source) for source in sources if source.is_dir()} if read_tags else None
     # The case folder's own name is the patient's; it says nothing about a sequence.
     proposals = _proposed(sources, tags or {}, _shared_folder(sources) or str(folder))
     roles = {proposal.modality: Path(proposal.source) for proposal in proposals if proposal.modality}

@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import GeometryError, InputError
+from .file_checks import os_errors_as_input_errors, printable
 from .volume_checks import EXPORT_AGAIN, itk_errors_as_input_errors, numbers
 
 DICOM_TAGS = {
@@ -24,13 +25,14 @@ DICOM_TAGS = {
 def read_dicom(folder: Path) -> tuple[sitk.Image, dict[str, str]]:
     """The image of the one DICOM series in `folder`, LPS mm, and those of `DICOM_TAGS` that its first slice carries.
 
-    Raises InputError for no series, several series or damaged slices, and GeometryError for slices that are missing,
-    tilted or without a position.
+    Raises InputError for no series, several series, damaged slices or what cannot be read, and GeometryError for
+    slices that are missing, tilted or without a position.
     """
     with itk_errors_as_input_errors(str(folder)):
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
-    _refuse_unread_slices(folder, {Path(name).name for names in files.values() for name in names})
+    with os_errors_as_input_errors(folder):
+        _refuse_unread_slices(folder, {Path(name).name for names in files.values() for name in names})
     if not series:
         raise InputError(f"{folder}: the folder holds no DICOM files. Give the folder in which the series' files lie.")
     if len(series) > 1:
@@ -70,9 +72,8 @@ def _dicom_header(name: str) -> sitk.ImageFileReader:
 def _dicom_tags(name: str) -> dict[str, str]:
     reader = _dicom_header(name)
     present = {tag: reader.GetMetaData(key) for tag, key in DICOM_TAGS.items() if reader.HasMetaDataKey(key)}
-    # Scanners write Latin-1 and worse; SWIG hands unknown bytes over as lone surrogates, which no console can print.
-    texts = {tag: value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for tag, value in present.items()}
-    return {tag: value.strip(" \0") for tag, value in texts.items() if value.strip(" \0")}
+    texts = {tag: printable(value) for tag, value in present.items()}
+    return {tag: text for tag, text in texts.items() if text}
 
 
 def _check_dicom_slices(names: Sequence[str], folder: Path) -> None:

@@ -7,9 +7,9 @@ order and flips), going there and back copies voxels and interpolates nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -46,13 +46,18 @@ class _Lattice(NamedTuple):
 
 
 def canonical_grid(
-    images: Mapping[str, sitk.Image], reference: str, multiple: int = 32, margin_mm: float = 2.0
+    images: Mapping[str, sitk.Image],
+    reference: str,
+    multiple: int = 32,
+    margin_mm: float = 2.0,
+    masks: Optional[Mapping[str, np.ndarray]] = None,
 ) -> CanonicalGrid:
     """The 1 mm LPS grid centred on the union of the foregrounds, each side a multiple of `multiple` and at least 64.
 
     One grid point lies on a voxel of `images[reference]`; where its lattice is LPS-aligned at 1 mm, so do all.
+    `masks`: the images' foregrounds (D, H, W) where they are known already.
     """
-    boxes = [_bounds(image) for image in images.values()]
+    boxes = [_bounds(image, foreground(image) if masks is None else masks[name]) for name, image in images.items()]
     low = np.min([box[0] for box in boxes], axis=0) - margin_mm
     high = np.max([box[1] for box in boxes], axis=0) + margin_mm
     least = math.ceil(64 / multiple) * multiple
@@ -66,9 +71,8 @@ def canonical_grid(
     return CanonicalGrid((x, y, z), (int(size[0]), int(size[1]), int(size[2])))
 
 
-def _bounds(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest LPS coordinates (mm) of the foreground, voxels' own extent included."""
-    mask = foreground(image)
+def _bounds(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest LPS coordinates (mm) of `mask` (D, H, W) on `image`, voxels' own extent included."""
     # A linear function of the index is extreme at the ends of a row, so two points a row give the exact box.
     z, y = np.nonzero(mask.any(axis=2))
     rows = mask[z, y]
@@ -179,15 +183,28 @@ def to_native(array: np.ndarray, grid: CanonicalGrid, reference_image: sitk.Imag
     )
 
 
-def labels_to_native(probabilities: np.ndarray, grid: CanonicalGrid, reference_image: sitk.Image) -> np.ndarray:
+def labels_to_native(
+    probabilities: np.ndarray,
+    grid: CanonicalGrid,
+    reference_image: sitk.Image,
+    between: Optional[Callable[[], None]] = None,
+) -> np.ndarray:
     """The most probable class of `probabilities` (C, D, H, W) at each voxel of `reference_image`, (D, H, W) uint8.
 
     Class 0 is background, also outside the grid and where classes tie. Probabilities are interpolated before the
     choice, which keeps borders smooth; where the lattices coincide the choice is copied. One class at a time is held.
+    `between` is called before each class is interpolated; what it raises ends the work.
     """
     if _common_lattice(reference_image, grid) is not None:
         return to_native(_most_probable(probabilities), grid, reference_image, is_label=True)
-    return _most_probable(to_native(one, grid, reference_image, is_label=False) for one in probabilities)
+
+    def interpolated() -> Iterator[np.ndarray]:
+        for one in probabilities:
+            if between is not None:
+                between()
+            yield to_native(one, grid, reference_image, is_label=False)
+
+    return _most_probable(interpolated())
 
 
 def _most_probable(classes: Iterable[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Running the network: device choice, whole volume or windows, out-of-memory fallback, progress and cancel.
+"""Running the network: whole volume or windows, out-of-memory fallback, progress and cancel.
 
 Progress is work done, not stages: each convolution and matrix layer reports its own share of the multiply-accumulates
 as it ends. The same hooks ask whether to stop, so a cancel waits for one layer at most.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Callable
 import numpy as np
 
 from .errors import Cancelled, DeviceError
+from .memory import available_memory, bytes_needed, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -30,15 +31,6 @@ WINDOWS = (128, 96, 64)
 OVERLAP = 0.5
 
 
-@dataclass(frozen=True)
-class DeviceChoice:
-    """`name` is what torch is given; `reason` is one sentence for the user; `gpu_expected` asks for a notice."""
-
-    name: str
-    reason: str
-    gpu_expected: bool = False
-
-
 @dataclass
 class Prediction:
     """`probabilities` (4, D, H, W) float32, background/NCR/ED/ET; `device` and `window` really used; notices."""
@@ -47,63 +39,6 @@ class Prediction:
     device: str
     window: int | None
     notices: list[str] = field(default_factory=list)
-
-
-def choose_device(request: str = "auto") -> DeviceChoice:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that exists, with the reason in words.
-
-    Raises DeviceError for an unknown name and for a device that was asked for but is not there: the CPU is never taken
-    in silence.
-    """
-    import torch
-
-    request = request.strip().lower()
-    kind, _, index = request.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
-        raise DeviceError(f"unknown device {request!r}; use auto, cpu, cuda, cuda:N or mps")
-    mps = getattr(torch.backends, "mps", None)
-    has_mps = mps is not None and mps.is_available()
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "cpu":
-        return DeviceChoice("cpu", "the CPU was asked for")
-    if kind == "cuda":
-        number = int(index or 0)
-        if number >= gpus:
-            raise DeviceError(f"{request} was asked for, but {_no_gpu_reason(gpus)}; use --device cpu or auto")
-        return DeviceChoice(f"cuda:{number}", f"{torch.cuda.get_device_name(number)} was asked for")
-    if kind == "mps":
-        if not has_mps:
-            raise DeviceError("mps was asked for, but this torch or Mac has no Metal GPU; use --device cpu or auto")
-        return DeviceChoice("mps", "the Apple GPU was asked for")
-    if gpus:
-        best = max(range(gpus), key=lambda i: torch.cuda.mem_get_info(i)[0])
-        return DeviceChoice(f"cuda:{best}", f"{torch.cuda.get_device_name(best)} has the most free GPU memory")
-    if has_mps:
-        return DeviceChoice("mps", "an Apple GPU is there")
-    built = torch.version.cuda is not None or getattr(torch.version, "hip", None) is not None
-    return DeviceChoice("cpu", f"no GPU is used: {_no_gpu_reason(0)}", gpu_expected=built)
-
-
-def _no_gpu_reason(gpus: int) -> str:
-    import torch
-
-    if gpus:
-        return f"there are only {gpus} GPU(s), numbered from 0"
-    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
-        return "this torch was built without GPU support"
-    return "torch finds no GPU (is the driver installed and recent enough?)"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for every form in which torch reports that memory ran out (CUDA, MPS, CPU allocator)."""
-    import torch
-
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
-    )
 
 
 def predict(
@@ -121,19 +56,23 @@ def predict(
     image (4, D, H, W) float32, normalised, zero where absent and outside the brain (where the result is background),
     sides multiples of 32; availability (4,) of 0/1;
     `window` forces cubic windows of that side. Whole volume first, then windows of `WINDOWS`, then the same on the
-    CPU; each step down is told in `notices`. Raises DeviceError when even the smallest window does not fit on the CPU,
-    Cancelled when `cancel()` turned true.
+    CPU, there from the first that fits into the memory that is free; each step down is told in `notices`. Raises
+    DeviceError when even the smallest window does not fit on the CPU, Cancelled when `cancel()` turned true.
     """
     import torch
 
     meter = _Meter(progress, cancel)
     notices: list[str] = []
-    largest = max(image.shape[1:])
-    plan: list[int | None] = [window] if window else [None, *(w for w in WINDOWS if w < largest)]
-    if window:
-        plan += [w for w in WINDOWS if w < window]
-    for name in [device] if device == "cpu" else [device, "cpu"]:
-        for size in plan:
+    plan = _plan(image.shape[1:], window)
+    devices = [device] if device == "cpu" else [device, "cpu"]
+    failed = ""
+    for name in devices:
+        sizes, shortage = _that_fit(plan, network, image.shape[1:]) if name == "cpu" else (plan, "")
+        for size in sizes:
+            obstacles = "; ".join(filter(None, (failed, shortage)))
+            if obstacles:
+                notices.append(f"{obstacles}; going on with {_describe(size)} on the {_title(name)}")
+            shortage = ""
             try:
                 with torch.inference_mode():
                     probabilities = _run(network, image, availability, torch.device(name), size, meter)
@@ -141,19 +80,52 @@ def predict(
                 if not is_out_of_memory(error):
                     raise
             else:
+                if network.config.stem_stride > 1:
+                    probabilities = _without_checkerboard(probabilities)
                 _clear_outside(probabilities, image)
                 meter.finish()
                 return Prediction(probabilities, name, size, notices)
             # Outside the except block: the exception's traceback would keep the tensors alive.
             meter.restart()
             _release(name)
-            notices.append(f"{name} ran out of memory with {_describe(size)}; trying something smaller")
-        if name != "cpu":
-            notices.append(f"{name} has too little memory even for the smallest window; going on on the CPU")
-            network.to("cpu")
+            failed = f"the {_title(name)} ran out of memory with {_describe(size)}"
     raise DeviceError(
-        f"out of memory on {device} even with windows of {plan[-1]} voxels; close other programs and try again"
+        f"out of memory on the {' and the '.join(map(_title, devices))} even with {_describe(plan[-1])}; close other "
+        "programs and try again"
     )
+
+
+def _plan(shape: Sequence[int], window: int | None) -> list[int | None]:
+    """What is tried in turn: None (the whole volume), then windows that are smaller."""
+    if window:
+        return [window, *(w for w in WINDOWS if w < window)]
+    return [None, *(w for w in WINDOWS if w < max(shape))]
+
+
+def _that_fit(plan: list[int | None], network: MSTKDNet, shape: Sequence[int]) -> tuple[list[int | None], str]:
+    """`plan` from the first step that fits into free memory (the last is always tried), and why steps were left out."""
+    free = available_memory()
+    if free is None:
+        return plan, ""
+    needs = [bytes_needed(network.config.preset, shape, size) for size in plan]
+    first = next((index for index, need in enumerate(needs) if need <= free), len(plan) - 1)
+    if first == 0:
+        return plan, ""
+    return plan[first:], (
+        f"{_describe(plan[0])} would take about {needs[0] / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
+    )
+
+
+def _without_checkerboard(probabilities: np.ndarray) -> np.ndarray:
+    """The mean over 3 x 3 x 3 voxels, the volume's border counting only what exists.
+
+    A head that predicts the eight voxels of a half-resolution cell at once leaves a checkerboard; averaging removes it
+    (Sugawara et al. 2018, arXiv:1806.02658) and raised TC and ET on validation.
+    """
+    import torch
+
+    pool = torch.nn.functional.avg_pool3d
+    return pool(torch.from_numpy(probabilities)[None], 3, stride=1, padding=1, count_include_pad=False)[0].numpy()
 
 
 def _clear_outside(probabilities: np.ndarray, image: np.ndarray) -> None:
@@ -166,6 +138,10 @@ def _clear_outside(probabilities: np.ndarray, image: np.ndarray) -> None:
 
 def _describe(size: int | None) -> str:
     return "the whole volume" if size is None else f"windows of {size} voxels"
+
+
+def _title(name: str) -> str:
+    return "CPU" if name == "cpu" else f"GPU ({name})"
 
 
 def _release(name: str) -> None:
@@ -295,10 +271,11 @@ class _Meter:
         self.check()
 
     def _report(self, fraction: float) -> None:
-        # After a fallback the count starts again; the bar waits until the new try has passed the old one.
-        if self._progress is not None and fraction > self._reported:
-            self._reported = fraction
-            self._progress(fraction)
+        # After a fallback the count starts again: the bar stands still until the new try has passed the old one, but
+        # is still called, because a window reads its cancel button there.
+        if self._progress is not None:
+            self._reported = max(self._reported, fraction)
+            self._progress(self._reported)
 
     def restart(self) -> None:
         self._done = 0.0

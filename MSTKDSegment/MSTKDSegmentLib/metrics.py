@@ -61,6 +61,12 @@ def dice(pred: np.ndarray, ref: np.ndarray) -> float:
     return 2.0 * int(np.count_nonzero(pred & ref)) / total if total else 1.0
 
 
+def region_dice(pred_labels: np.ndarray, ref_labels: np.ndarray) -> dict[str, float]:
+    """Dice by region (WT, TC, ET) of two label maps (D, H, W), values 0 to 3; ValueError for other labels or shapes."""
+    preds, refs = labels_to_regions(pred_labels), labels_to_regions(ref_labels)
+    return {region.key: dice(preds[region.key], refs[region.key]) for region in REGIONS}
+
+
 def surface_distances(pred: np.ndarray, ref: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Distances in mm from each surface voxel of `pred` to the surface of `ref`, and the reverse.
 

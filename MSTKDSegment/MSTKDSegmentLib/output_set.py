@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
@@ -17,13 +17,15 @@ def staged_outputs(paths: Sequence[Path], overwrite: bool) -> Iterator[Mapping[P
     """Yields for each of `paths` a temporary path of the same name; on success all are renamed to their places.
 
     The temporary files lie in a hidden folder beside their target, so renaming stays on one file system. When the
-    block or the renaming fails, nothing new is left behind, folders included. Raises OutputError.
+    block or the renaming fails, every file is as it was and nothing new is left behind, folders included. Raises
+    OutputError.
     """
-    created = [folder for path in paths for folder in _missing_folders(path)]
+    created: list[Path] = []
     staging: dict[Path, Path] = {}
     temporary: dict[Path, Path] = {}
     done = False
     try:
+        created = [folder for path in paths for folder in _missing_folders(path)]
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.parent not in staging:
@@ -53,7 +55,7 @@ def _missing_folders(path: Path) -> list[Path]:
 
 def _remove_empty(folders: Sequence[Path]) -> None:
     for folder in sorted(set(folders), key=lambda item: len(item.parts), reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
+        with suppress(OSError):  # it was not created after all, or holds a file of someone else
             folder.rmdir()
 
 
@@ -61,16 +63,41 @@ def _rename_all(temporary: Mapping[Path, Path], overwrite: bool) -> None:
     for path in temporary:
         if path.exists() and not overwrite:  # it may have appeared during the computation
             raise OutputError(f"{path} exists already; choose another name or allow overwriting.")
+    old: dict[Path, Path] = {}
     new: list[Path] = []
     try:
+        for path in temporary:
+            if path.exists():
+                # Not in the staging folder, which is deleted even when what it holds could not be moved back.
+                old[path] = Path(tempfile.mkdtemp(prefix=".mstkd-old-", dir=path.parent)) / path.name
+                os.replace(path, old[path])  # noqa: PTH105 - the atomic call by its name
         for path, source in temporary.items():
-            if not path.exists():
-                new.append(path)
-            os.replace(source, path)  # noqa: PTH105 - the atomic call by its name
+            new.append(path)
+            os.replace(source, path)  # noqa: PTH105
     except BaseException:
-        for path in new:
-            path.unlink(missing_ok=True)
+        _take_back(new, old)
         raise
+    for kept in old.values():
+        shutil.rmtree(kept.parent, ignore_errors=True)
+
+
+def _take_back(new: Sequence[Path], old: Mapping[Path, Path]) -> None:
+    """Puts the files from before back in the place of `new`; the error names what could not be moved."""
+    stuck = []
+    for path, kept in old.items():
+        try:
+            if kept.exists():
+                os.replace(kept, path)  # noqa: PTH105
+        except OSError:
+            stuck.append(f"{path} is now {kept}")
+        else:
+            shutil.rmtree(kept.parent, ignore_errors=True)
+    for path in new:
+        if path not in old:
+            with suppress(OSError):  # the error that led here is the one to report
+                path.unlink()
+    if stuck:
+        raise OutputError(f"the outputs could not be replaced, nor all old ones put back: {'; '.join(stuck)}")
 
 
 def _with_final_names(text: str, temporary: Mapping[Path, Path]) -> str:

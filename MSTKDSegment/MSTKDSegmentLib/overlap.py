@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,6 +20,14 @@ TIE_ORDER = ("T1Gd", "FLAIR", "T2", "T1")
 # on, air is noisy (below 11 % at one value) or, where a scanner zeroed it, the neck still cuts through a face.
 STRIPPED_FRACTION = 0.3
 STRIPPED_FACE_FRACTION = 0.8
+# Where the field of view cuts through the brain (slabs, a scan that ends below the vertex), up to two faces show it and
+# all others are exact background. A head in zeroed air, cut at the neck, looks the same but is larger: the largest
+# slice through a brain has up to 199 cm2 (axial, 56 patients of BraTS); a head of 200 mm from brow to occiput and as
+# much from vertex to neck shows about 300 cm2 in profile. Axial slices of heads come close (195 to 237 cm2 in one
+# patient), so a slab of a small head in zeroed air can pass for a brain.
+MOST_CUT_FACES = 2
+UNCUT_FACE_FRACTION = 0.99
+LARGEST_BRAIN_SLICE_CM2 = 210.0
 OVERLAP_STEP_MM = 4.0
 LOW_OVERLAP = 0.5
 
@@ -44,28 +54,63 @@ def _background(voxels: np.ndarray) -> float:
     return float(values[counts.argmax()])
 
 
-def is_skull_stripped(image: sitk.Image) -> bool:
-    """Whether the brain lies alone in a constant background.
+@dataclass(frozen=True)
+class Foreground:
+    """`mask` (D, H, W) bool: inside the brain (`stripped`: all that is not background) or the head."""
 
-    Evidence: at least 30 % of the voxels, and 80 % of each border face, hold exactly the background value.
-    """
-    voxels = sitk.GetArrayViewFromImage(image)
-    background = _background(voxels)
-    if min(float(np.mean(face == background)) for face in _faces(voxels)) < STRIPPED_FACE_FRACTION:
-        return False
-    return float(np.mean(voxels == background)) >= STRIPPED_FRACTION
+    mask: np.ndarray
+    stripped: bool
 
 
-def foreground(image: sitk.Image) -> np.ndarray:
-    """(D, H, W) bool: inside the brain (skull-stripped: all that is not background) or the head (Otsu, largest piece).
+def find_foreground(image: sitk.Image) -> Foreground:
+    """The brain of a skull-stripped volume, else the head (Otsu, largest piece).
 
     Raises InputError for a constant volume.
     """
     voxels = sitk.GetArrayViewFromImage(image)
-    mask = voxels != _background(voxels) if is_skull_stripped(image) else _head(image)
+    brain = voxels != _background(voxels)
+    stripped = _is_brain_alone(brain, image)
+    mask = brain if stripped else _head(image)
     if not mask.any():
         raise InputError("A volume shows no head or brain: all its voxels are equal. Give the MRI volume itself.")
-    return mask
+    return Foreground(mask, stripped)
+
+
+def foreground(image: sitk.Image) -> np.ndarray:
+    """The mask of `find_foreground`, (D, H, W) bool."""
+    return find_foreground(image).mask
+
+
+def is_skull_stripped(image: sitk.Image) -> bool:
+    """Whether the brain lies alone in a constant background.
+
+    Evidence: at least 30 % of the voxels, and 80 % of each border face, hold exactly the background value. Up to two
+    faces may cut through the brain when 99 % of all others are background and no slice is larger than a brain's.
+    """
+    voxels = sitk.GetArrayViewFromImage(image)
+    return _is_brain_alone(voxels != _background(voxels), image)
+
+
+def _is_brain_alone(brain: np.ndarray, image: sitk.Image) -> bool:
+    """`is_skull_stripped`, given `brain` (D, H, W) bool, the voxels of `image` that are not background."""
+    faces = sorted(1.0 - float(np.mean(face)) for face in _faces(brain))
+    whole = faces[0] >= STRIPPED_FACE_FRACTION
+    if not whole and faces[MOST_CUT_FACES] < UNCUT_FACE_FRACTION:
+        return False
+    if 1.0 - float(np.mean(brain)) < STRIPPED_FRACTION:
+        return False
+    return whole or _largest_slice_cm2(brain, image) <= LARGEST_BRAIN_SLICE_CM2
+
+
+def _largest_slice_cm2(mask: np.ndarray, image: sitk.Image) -> float:
+    """Area of the largest slice of `mask` (D, H, W) across any of its three axes."""
+    spacing = image.GetSpacing()[::-1]
+    areas = []
+    for axis in range(3):
+        height, width = (other for other in range(3) if other != axis)
+        voxels = np.count_nonzero(mask, axis=(height, width)).max()
+        areas.append(float(voxels) * spacing[height] * spacing[width] / 100.0)
+    return max(areas)
 
 
 def _head(image: sitk.Image) -> np.ndarray:
@@ -81,20 +126,22 @@ def _head(image: sitk.Image) -> np.ndarray:
     return mask if fragmented else labels == 1 + sizes.argmax()
 
 
-def check_overlap(volumes: Mapping[str, Volume]) -> list[str]:
+def check_overlap(volumes: Mapping[str, Volume], masks: Optional[Mapping[str, np.ndarray]] = None) -> list[str]:
     """Warnings for each sequence whose head or brain overlaps the reference's by less than half of the smaller one.
 
+    `masks`: the volumes' foregrounds (D, H, W) where they are known already.
     Raises GeometryError when a sequence and the reference (`default_reference`) do not overlap at all in the patient.
     """
     reference = default_reference({name: volume.image for name, volume in volumes.items()})
     others = [name for name in volumes if name != reference]
     if not others:
         return []
-    points, cell = _foreground_points(volumes[reference].image)
+    if masks is None:
+        masks = {name: foreground(volume.image) for name, volume in volumes.items()}
+    points, cell = _foreground_points(volumes[reference].image, masks[reference])
     warnings = []
     for name in others:
-        image = volumes[name].image
-        mask = foreground(image)
+        image, mask = volumes[name].image, masks[name]
         common = np.count_nonzero(_sample(mask, image, points)) * cell
         smaller = min(len(points) * cell, np.count_nonzero(mask) * abs(np.linalg.det(voxel_columns(image))))
         pair = f"{name} ({volumes[name].source}) and {reference} ({volumes[reference].source})"
@@ -110,11 +157,11 @@ def check_overlap(volumes: Mapping[str, Volume]) -> list[str]:
     return warnings
 
 
-def _foreground_points(image: sitk.Image) -> tuple[np.ndarray, float]:
-    """Foreground points (N, 3), LPS mm, about every 4 mm, and the volume in mm3 that each stands for."""
+def _foreground_points(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, float]:
+    """Points (N, 3) of the foreground `mask` (D, H, W) of `image`, LPS mm, every 4 mm or so, and the mm3 of each."""
     columns = voxel_columns(image)
     steps = [max(1, round(OVERLAP_STEP_MM / spacing)) for spacing in image.GetSpacing()]
-    coarse = foreground(image)[:: steps[2], :: steps[1], :: steps[0]]
+    coarse = mask[:: steps[2], :: steps[1], :: steps[0]]
     index = np.argwhere(coarse)[:, ::-1] * steps
     return index @ columns.T + image.GetOrigin(), float(abs(np.linalg.det(columns)) * np.prod(steps))
 

@@ -21,7 +21,7 @@ from . import __version__
 from .errors import Cancelled, GeometryError, InputError, WeightsError
 from .geometry import CanonicalGrid, canonical_grid, labels_to_native, to_canonical, to_native
 from .modalities import MODALITIES, availability, subset_name
-from .overlap import check_overlap, default_reference, foreground, is_skull_stripped, same_volume_twice
+from .overlap import Foreground, check_overlap, default_reference, find_foreground, same_volume_twice
 from .preprocess import fill_holes, normalise
 from .regions import NO_CLEAN_UP, CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
 from .volumes import Volume, read_volume, volume_from_image
@@ -36,7 +36,7 @@ Progress = Callable[[float, str], None]
 CancelCheck = Callable[[], bool]
 
 # Share of the whole run that each stage gets on the progress bar; the network reports its own work inside its share.
-READ_SHARE, PREPARE_SHARE, NETWORK_SHARE = 0.15, 0.15, 0.6
+READ_SHARE, CHECK_SHARE, PREPARE_SHARE, NETWORK_SHARE = 0.1, 0.05, 0.15, 0.6
 # A canonical side beyond this is no head: a body scan, or a header with the wrong unit.
 MAX_SIDE_MM = 416
 
@@ -106,14 +106,22 @@ def read_case(
         step(READ_SHARE * index / len(order), f"reading {name}")
         volumes[name] = _volume(sources[name])
     same_volume_twice(volumes)
-    notices = check_overlap(volumes)
-    chosen = reference or default_reference({name: v.image for name, v in volumes.items()})
-    grid = _grid(volumes, chosen)
-    image = np.zeros((len(MODALITIES), *grid.shape), np.float32)
+    found: dict[str, Foreground] = {}
     for index, name in enumerate(order):
-        step(READ_SHARE + PREPARE_SHARE * index / len(order), f"normalising {name}")
-        image[MODALITIES.index(name)] = to_canonical(_normalised(volumes[name]), grid)
-    unstripped = [name for name in order if not is_skull_stripped(volumes[name].image)]
+        step(READ_SHARE + CHECK_SHARE * index / len(order), f"finding the brain on {name}")
+        found[name] = find_foreground(volumes[name].image)
+    masks = {name: foreground.mask for name, foreground in found.items()}
+    notices = check_overlap(volumes, masks)
+    chosen = reference or default_reference({name: v.image for name, v in volumes.items()})
+    grid = _grid(volumes, chosen, masks)
+    image = np.zeros((len(MODALITIES), *grid.shape), np.float32)
+    before = READ_SHARE + CHECK_SHARE
+    for index, name in enumerate(order):
+        step(before + PREPARE_SHARE * index / len(order), f"normalising {name}")
+        normalised = _normalised(volumes[name], masks[name])
+        step(before + PREPARE_SHARE * (index + 0.5) / len(order), f"bringing {name} to the common grid")
+        image[MODALITIES.index(name)] = to_canonical(normalised, grid)
+    unstripped = [name for name in order if not found[name].stripped]
     if unstripped:
         notices.append(
             f"{', '.join(unstripped)}: the skull seems to be still there. The network was trained on skull-stripped "
@@ -130,8 +138,8 @@ def _volume(source: Source) -> Volume:
     return read_volume(source)
 
 
-def _grid(volumes: Mapping[str, Volume], reference: str) -> CanonicalGrid:
-    grid = canonical_grid({name: v.image for name, v in volumes.items()}, reference)
+def _grid(volumes: Mapping[str, Volume], reference: str, masks: Mapping[str, np.ndarray]) -> CanonicalGrid:
+    grid = canonical_grid({name: v.image for name, v in volumes.items()}, reference, masks=masks)
     if max(grid.size) > MAX_SIDE_MM:
         sources = ", ".join(v.source for v in volumes.values())
         raise GeometryError(
@@ -141,9 +149,9 @@ def _grid(volumes: Mapping[str, Volume], reference: str) -> CanonicalGrid:
     return grid
 
 
-def _normalised(volume: Volume) -> sitk.Image:
+def _normalised(volume: Volume, mask: np.ndarray) -> sitk.Image:
     """Z-scores on the volume's own grid, so that thick slices and odd grids get the statistics of their own voxels."""
-    brain = fill_holes(foreground(volume.image))
+    brain = fill_holes(mask)
     try:
         array = normalise(sitk.GetArrayViewFromImage(volume.image), brain)
     except ValueError as error:
@@ -162,7 +170,7 @@ class Segmenter:
     def __init__(
         self, weights: str | Path | Bundle | None = None, device: str = "auto", window: int | None = None
     ) -> None:
-        from .inference import choose_device
+        from .devices import choose_device
 
         self.bundle = weights if isinstance(weights, Bundle) else read_bundle(weights)
         self.device = choose_device(device)
@@ -212,7 +220,7 @@ class Segmenter:
 
         start = time.perf_counter()
         step = _Steps(progress, cancel)
-        before = READ_SHARE + PREPARE_SHARE
+        before = READ_SHARE + CHECK_SHARE + PREPARE_SHARE
         prediction = predict(
             self.network,
             case.image,
@@ -223,15 +231,23 @@ class Segmenter:
             cancel=cancel,
         )
         after_network = time.perf_counter()
-        step(before + NETWORK_SHARE, "bringing the result to the reference's grid")
         reference = case.reference_image
-        labels = labels_to_native(prediction.probabilities, case.grid, reference)
+
+        def between() -> None:
+            step(before + NETWORK_SHARE, "bringing the result to the reference's grid")
+
+        between()
+        labels = labels_to_native(prediction.probabilities, case.grid, reference, between)
+        between()
         voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
         labels = remove_small_components(labels, self.clean_up, voxel_ml)
         probabilities = None
         if want_probabilities:
-            regions = region_probabilities(prediction.probabilities)
-            probabilities = np.stack([to_native(p, case.grid, reference, is_label=False) for p in regions])
+            native = []
+            for region in region_probabilities(prediction.probabilities):
+                between()
+                native.append(to_native(region, case.grid, reference, is_label=False))
+            probabilities = np.stack(native)
         done = time.perf_counter()
         step(1.0, "done")
         return Segmentation(

@@ -17,8 +17,19 @@ Z_RANGE = (-5.0, 8.0)
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
     """(D, H, W) bool with every cavity that the outside does not reach closed: dark CSF belongs to the brain."""
-    filled = sitk.BinaryFillhole(sitk.GetImageFromArray(mask.astype(np.uint8)))
-    return sitk.GetArrayFromImage(filled).astype(bool)
+    if not mask.any():
+        return mask.copy()
+    # Only the box around the mask, with one layer more where there is one: through it all outside is connected.
+    box = tuple(_padded_extent(mask, axis) for axis in range(mask.ndim))
+    filled = sitk.BinaryFillhole(sitk.GetImageFromArray(mask[box].astype(np.uint8)))
+    result = mask.copy()
+    result[box] = sitk.GetArrayViewFromImage(filled)
+    return result
+
+
+def _padded_extent(mask: np.ndarray, axis: int) -> slice:
+    used = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+    return slice(max(int(used[0]) - 1, 0), int(used[-1]) + 2)
 
 
 def normalise(array: np.ndarray, brain: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Optional, Union
 import numpy as np
 import SimpleITK as sitk
 
-from .metrics import dice
+from .metrics import region_dice
 from .modalities import MODALITIES, subset_name
-from .regions import LABELS, components, labels_to_regions, voxel_volume_ml
+from .regions import LABELS, components, voxel_volume_ml
 from .regions import volumes_ml as counted_volumes_ml
 from .report_case import OrientedCase
 from .report_picture import picture_png
@@ -76,8 +76,7 @@ def _volume_rows(case: OrientedCase, volumes: Mapping[str, float]) -> list[Volum
     scores: Mapping[str, float] = {}
     if case.ground_truth is not None:
         reference = counted_volumes_ml(case.ground_truth, _voxel_ml(case))
-        truth, result = labels_to_regions(case.ground_truth), labels_to_regions(case.labels)
-        scores = {key: dice(result[key], mask) for key, mask in truth.items()}
+        scores = region_dice(case.labels, case.ground_truth)
     return [
         VolumeRow(
             key=item.key,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
+from .file_checks import VOLUME_ENDINGS
 from .modalities import MODALITIES
 from .sequence_words import NameWords, read_words
 
-VOLUME_ENDINGS: tuple[str, ...] = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 # Marks a T1 whose contrast nobody names: a T1Gd beside it settles the question.
 UNNAMED_CONTRAST = ("T1", "T1Gd")
 

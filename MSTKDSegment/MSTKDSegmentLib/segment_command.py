@@ -14,11 +14,11 @@ import SimpleITK as sitk
 
 from .case_inputs import CaseInputs
 from .errors import GeometryError, InputError, OutputError
-from .metrics import dice
+from .metrics import region_dice
 from .modalities import subset_name
 from .output_set import staged_outputs
 from .pipeline import PreparedCase, Progress, Segmentation, Segmenter, read_case
-from .regions import LABELS, REGIONS, from_convention, labels_to_regions, voxel_volume_ml
+from .regions import LABELS, REGIONS, from_convention, voxel_volume_ml
 from .report import REPORT_ENDINGS, write_report
 from .segmentation_io import (
     PROBABILITY_ENDINGS,
@@ -33,10 +33,12 @@ from .terminal import RESEARCH_ONLY, print_line, print_table, region_text
 from .volumes import read_volume
 
 if TYPE_CHECKING:
-    from .inference import DeviceChoice
+    from .devices import DeviceChoice
 
 # A ground truth that loses more than this share of its tumour on the reference's grid lies partly outside it.
 LARGEST_LOSS = 0.1
+# Share of the progress bar until the files are written.
+SEGMENT_SHARE = 0.95
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,15 @@ def segment_case(
     """
     start = time.perf_counter()
     request = _with_checked_outputs(request, None)
-    case = read_case(request.inputs.sources, request.reference, progress)
+    step = _until_writing(progress)
+    case = read_case(request.inputs.sources, request.reference, step)
     _with_checked_outputs(request, case.reference_image)
     truth, notices = _ground_truth(request, case)
     prepared = time.perf_counter()
     segmenter = load_segmenter()
     loaded = time.perf_counter()
     segmentation = segmenter.segment_prepared(
-        case, want_probabilities=request.probabilities is not None, progress=progress,
+        case, want_probabilities=request.probabilities is not None, progress=step,
         seconds={"read and prepare": prepared - start, "load the network": loaded - prepared},
     )  # fmt: skip
     result = CaseResult(
@@ -140,14 +143,25 @@ def segment_case(
         segmentation=segmentation,
         device=segmenter.device,
         expected_dice=segmenter.bundle.expected_dice(case.subset),
-        dice=None if truth is None else _dice(segmentation.labels, truth),
+        dice=None if truth is None else region_dice(segmentation.labels, truth),
         notices=(*segmentation.notices, *notices),
         seconds=segmentation.seconds,
     )
     before_writing = time.perf_counter()
+    if progress is not None:
+        progress(SEGMENT_SHARE, "writing")
     _write(result, truth)
     done = time.perf_counter()
+    if progress is not None:
+        progress(1.0, "done")
     return replace(result, seconds={**segmentation.seconds, "write": done - before_writing, "total": done - start})
+
+
+def _until_writing(progress: Optional[Progress]) -> Optional[Progress]:
+    """The progress of the segmentation on a bar that ends when the files are written."""
+    if progress is None:
+        return None
+    return lambda share, text: progress(SEGMENT_SHARE * share, text if share < 1.0 else "writing")
 
 
 # --- before the computation ------------------------------------------------------------------------------------------
@@ -214,11 +228,6 @@ def _tumour_ml(labels: np.ndarray, image: sitk.Image) -> float:
     return float(np.count_nonzero(labels)) * voxel_volume_ml(image.GetSpacing(), image.GetDirection())
 
 
-def _dice(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    found, expected = labels_to_regions(labels), labels_to_regions(truth)
-    return {region.key: dice(found[region.key], expected[region.key]) for region in REGIONS}
-
-
 # --- after it --------------------------------------------------------------------------------------------------------
 
 
@@ -245,17 +254,29 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
                 volumes_ml=segmentation.volumes_ml,
                 title=request.title,
                 subset=segmentation.case.subset,
-                messages=result.notices,
+                messages=[_without_folders(notice, request) for notice in result.notices],
                 provenance=_report_provenance(result),
                 ground_truth=truth,
             )
 
 
+def _provenance(result: CaseResult) -> dict[str, str]:
+    """What made the result, as it may be handed on in headers and reports: input files by their names only."""
+    names = {f"input {name}": source.name for name, source in result.request.inputs.sources.items()}
+    return {**result.segmentation.provenance, **names}
+
+
+def _without_folders(text: str, request: CaseRequest) -> str:
+    """`text` with the request's files by name only: folders may be called by a patient's name."""
+    for path in (*request.inputs.sources.values(), *([request.ground_truth] if request.ground_truth else [])):
+        if path.name:  # "." has none
+            text = text.replace(str(path), path.name)
+    return text
+
+
 def _metadata(result: CaseResult) -> dict[str, str]:
-    """Provenance for a file's header: names of input files without their folders, which may hold a patient's name."""
-    texts = {**result.segmentation.provenance}
-    for name, source in result.request.inputs.sources.items():
-        texts[f"input {name}"] = source.name
+    """Provenance for a file's header."""
+    texts = _provenance(result)
     texts["volumes_ml"] = json.dumps({key: round(value, 3) for key, value in result.segmentation.volumes_ml.items()})
     return {key.replace(" ", "_"): text for key, text in texts.items()}
 
@@ -263,9 +284,9 @@ def _metadata(result: CaseResult) -> dict[str, str]:
 def _report_provenance(result: CaseResult) -> dict[str, str]:
     expected = result.expected_dice
     if expected is None:
-        return dict(result.segmentation.provenance)
+        return _provenance(result)
     text = ", ".join(f"{region} {value:.3f}" for region, value in expected.items())
-    return {**result.segmentation.provenance, "mean Dice on validation with these sequences": text}
+    return {**_provenance(result), "mean Dice on validation with these sequences": text}
 
 
 def _on_reference_grid(case: PreparedCase) -> dict[str, np.ndarray]:

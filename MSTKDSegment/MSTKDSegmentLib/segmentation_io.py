@@ -6,12 +6,12 @@ The Slicer fields of a .seg.nrrd file: https://slicer.readthedocs.io/en/latest/d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional, Union
 
@@ -20,6 +20,7 @@ import SimpleITK as sitk
 
 from .errors import OutputError
 from .regions import LABELS, REGIONS, Structure, convention_values, labels_to_regions, require_labels, to_convention
+from .volume_checks import voxel_columns
 
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
 REGION_ENDINGS = (".seg.nrrd",)  # overlapping segments: only this format holds them
@@ -55,12 +56,13 @@ def check_output(
     """
     path = Path(path).expanduser()
     ending = output_ending(path, endings)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give a file name.")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already; choose another name or allow overwriting.")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    folder = path.parent
     try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give a file name.")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists already; choose another name or allow overwriting.")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
         # Permission bits and os.access do not tell the truth on network and read-only file systems.
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -71,7 +73,7 @@ def check_output(
     return path
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_output(path: PathLike, overwrite: bool, ending: str) -> Iterator[Path]:
     """Yields a temporary name beside `path`, with its ending; on success it takes the place of `path`.
 
@@ -90,7 +92,8 @@ def atomic_output(path: PathLike, overwrite: bool, ending: str) -> Iterator[Path
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise OutputError(f"{path} could not be written ({reason}); check free space and permissions.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a drive that went away: the error above says so
+            temporary.unlink(missing_ok=True)
 
 
 def write_segmentation(
@@ -203,7 +206,7 @@ def _segment_fields(item: Structure, value: int, layer: int, extent: str) -> dic
 def _slicer_geometry(reference: sitk.Image) -> str:
     """IJK to RAS (4x4, by rows) and extent, as vtkSegmentationConverter serialises a geometry."""
     matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = _axes_mm(reference), reference.GetOrigin()
+    matrix[:3, :3], matrix[:3, 3] = voxel_columns(reference), reference.GetOrigin()
     matrix[:2] *= -1  # LPS to RAS
     extent = [bound for size in reference.GetSize() for bound in (0, size - 1)]
     return "".join(f"{number:.17g};" for number in (*(matrix.ravel() + 0.0), *extent))  # + 0.0: no "-0"
@@ -248,15 +251,10 @@ def _check_geometry_fits(path: Path, ending: str, reference: sitk.Image) -> None
         )
 
 
-def _axes_mm(image: sitk.Image) -> np.ndarray:
-    """Columns: the physical step in mm (LPS) from one voxel to the next along x, y and z of the grid."""
-    return np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
-
-
 def _largest_shift_mm(reference: sitk.Image, other: sitk.Image) -> float:
     """How far apart the two geometries put a corner of the reference's grid, at most."""
     shift = np.subtract(reference.GetOrigin(), other.GetOrigin())
-    steps = _axes_mm(reference) - _axes_mm(other)
+    steps = voxel_columns(reference) - voxel_columns(other)
     corners: tuple[np.ndarray, ...] = np.meshgrid(*([0, size - 1] for size in reference.GetSize()))
     indices = np.stack([corner.ravel() for corner in corners])
     return float(np.linalg.norm(shift[:, None] + steps @ indices, axis=0).max())

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from .dicom import read_dicom
 from .errors import InputError
+from .file_checks import VOLUME_ENDINGS, os_errors_as_input_errors
 from .header_checks import check_meta_file, check_nrrd_header
 from .nifti import read_nifti
 from .volume_checks import (
@@ -25,7 +26,6 @@ from .volume_checks import (
     voxel_columns,
 )
 
-ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 MIN_SLICES = 8
 
 
@@ -45,10 +45,15 @@ def read_volume(path: Union[str, Path], *, is_label: bool = False) -> Volume:
     """The volume in a NIfTI, NRRD or MetaImage file or in a folder with one DICOM series.
 
     A label map (`is_label`) may be constant: a segmentation without tumour is one. Raises InputError for a file that is
-    missing, empty, damaged, of another format, not a single 3-D scalar volume, or without contrast, and GeometryError
-    for spacings or axes that no point in the patient can be computed from.
+    missing, unreadable, empty, damaged, of another format, not a single 3-D scalar volume, or without contrast, and
+    GeometryError for spacings or axes that no point in the patient can be computed from.
     """
     path = Path(path)
+    with os_errors_as_input_errors(path):
+        return _read(path, is_label)
+
+
+def _read(path: Path, is_label: bool) -> Volume:
     name = path.name.lower()
     if path.is_dir():
         image, tags = read_dicom(path)
@@ -57,23 +62,18 @@ def read_volume(path: Union[str, Path], *, is_label: bool = False) -> Volume:
         raise InputError(f"{path}: no such file or folder. Check the path.")
     if name.endswith((".dcm", ".ima")):
         raise InputError(f"{path}: a single DICOM file. Give the folder that holds the series instead.")
-    if not name.endswith(ENDINGS):
-        raise InputError(f"{path}: unknown ending. Use one of {', '.join(ENDINGS)}, or a folder of DICOM files.")
-    try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty (0 bytes). {EXPORT_AGAIN}")
-        if name.endswith((".nii", ".nii.gz")):
-            return volume_from_image(read_nifti(path), str(path), is_label=is_label)
-        if name.endswith((".nrrd", ".nhdr")):
-            check_nrrd_header(path)
-        else:
-            check_meta_file(path)
-        with itk_errors_as_input_errors(str(path)):
-            image = sitk.ReadImage(str(path))
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}). Check the file's permissions."
-        ) from error
+    if not name.endswith(VOLUME_ENDINGS):
+        raise InputError(f"{path}: unknown ending. Use one of {', '.join(VOLUME_ENDINGS)}, or a folder of DICOM files.")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes). {EXPORT_AGAIN}")
+    if name.endswith((".nii", ".nii.gz")):
+        return volume_from_image(read_nifti(path), str(path), is_label=is_label)
+    if name.endswith((".nrrd", ".nhdr")):
+        check_nrrd_header(path)
+    else:
+        check_meta_file(path)
+    with itk_errors_as_input_errors(str(path)):
+        image = sitk.ReadImage(str(path))
     return volume_from_image(image, str(path), is_label=is_label)
 
 

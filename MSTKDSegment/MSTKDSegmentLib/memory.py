@@ -1,0 +1,99 @@
+"""Memory on the CPU: what the network needs, what is there, and how torch says that it ran out.
+
+Linux promises memory that it does not have and later kills the process that uses it, so an error to catch may never
+come: what is needed is compared with what is there beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Optional
+
+# Bytes of main memory per voxel that one pass takes, float32 on the CPU: the growth of the peak resident size at 128^3
+# (compact) and 96^3 (paper), fixed parts included. Between two sizes it grows by less: compact by 59 bytes per voxel
+# from 96^3 to 128^3, paper by 458 from 64^3 to 96^3.
+PASS_BYTES = {"compact": 90, "paper": 612}
+# Windows also keep the sum of four class probabilities and its weight for the whole volume, float32, and copies of it.
+SUM_BYTES = 40
+
+# CUDA, MPS, the CPU allocator on Linux and on Windows, cuBLAS and cuDNN, oneDNN (which names no memory in its error; a
+# primitive *descriptor* that cannot be created is something else).
+_SIGNS = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|alloc_failed"
+    r"|could not create a primitive(?! descriptor)|could not create a memory object"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for every form in which torch reports that memory ran out (CUDA, MPS, CPU allocator, oneDNN)."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _SIGNS.search(str(error).lower()) is not None
+
+
+def bytes_needed(preset: str, shape: Sequence[int], window: Optional[int]) -> int:
+    """About what the network of `preset` takes on the CPU for a volume (D, H, W), whole or in cubes of `window`."""
+    if window is None:
+        return math.prod(shape) * PASS_BYTES[preset]
+    return window**3 * PASS_BYTES[preset] + math.prod(max(side, window) for side in shape) * SUM_BYTES
+
+
+def available_memory(root: Path = Path("/")) -> Optional[int]:
+    """Bytes that this process may still take on Linux, its control groups' limits included; None where unknown.
+
+    `root` holds `proc` and `sys`.
+    """
+    machine = _table(root / "proc" / "meminfo").get("MemAvailable")
+    found = [] if machine is None else [machine * 1024]
+    for folder, limit_name, usage_name in _control_groups(root):
+        limit, usage = _number(folder / limit_name), _number(folder / usage_name)
+        if limit is not None and usage is not None:
+            # Cached file contents count as used but are given up first.
+            statistics = _table(folder / "memory.stat")
+            cached = statistics.get("total_inactive_file", statistics.get("inactive_file", 0))
+            found.append(max(limit - usage + cached, 0))
+    return min(found) if found else None
+
+
+def _control_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
+    """(folder, name of its limit, name of its usage) of each memory control group above this process.
+
+    Inside a container the path in /proc may be the host's, so the top folder is always among them.
+    """
+    for line in _lines(root / "proc" / "self" / "cgroup"):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            top, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        own = top / path.strip().lstrip("/")
+        for folder in (own, *own.parents):
+            if folder == top or top in folder.parents:
+                yield folder, *names
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _number(path: Path) -> Optional[int]:
+    """The number in a control group's file; None where there is none ("max": no limit)."""
+    text = "".join(_lines(path)).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Name -> number of lines such as `MemAvailable:  123 kB` and `inactive_file 123`."""
+    rows = (line.replace(":", " ").split() for line in _lines(path))
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
