@@ -10,6 +10,7 @@ the library imports this module only when a network is needed.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -325,10 +326,13 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one forward pass of one volume of `shape` (D, H, W), convolutions and matrix products."""
+    """Multiply-accumulates of one forward pass of one volume of `shape` (D, H, W), convolutions and matrix products.
+
+    Counted without data (meta device), so that no device's fused attention hides from the counter.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    device = next(network.parameters()).device
+    twin = copy.deepcopy(network).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, NUM_MODALITIES, *shape, device=device), torch.ones(1, NUM_MODALITIES, device=device))
+        twin(torch.zeros(1, NUM_MODALITIES, *shape, device="meta"), torch.ones(1, NUM_MODALITIES, device="meta"))
     return counter.get_total_flops() // 2
