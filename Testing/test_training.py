@@ -143,7 +143,7 @@ def test_centres_visit_every_label_and_subsets_are_as_likely_as_stated():
 
 def dataset(cache, seed=1):
     return CropDataset(
-        [load_case(cache, "Case_1")], (32, 32, 32), 50, seed, 0.8, 0.2, Augmentation(AugmentationConfig(affine=1.0))
+        [load_case(cache, "Case_1")], (32, 32, 32), seed, 0.8, 0.2, Augmentation(AugmentationConfig(affine=1.0))
     )
 
 

@@ -140,23 +140,22 @@ def choose_subset(rng: np.random.Generator, full_share: float) -> tuple[str, ...
 
 
 class CropDataset(Dataset):
-    """Item `step` -> one augmented crop: image (4, D, H, W) with absent channels zero, availability (4,), labels."""
+    """Item `step` (any number, endless) -> one augmented crop: image (4, D, H, W), availability (4,), labels (D, H, W).
+
+    Channels of absent sequences are zero.
+    """
 
     def __init__(
         self,
         cases: Sequence[tuple[np.ndarray, np.ndarray]],
         crop: Sequence[int],
-        length: int,
         seed: int,
         tumour_share: float,
         full_share: float,
         augmentation: Augmentation,
     ) -> None:
-        self.cases, self.crop, self.length, self.seed = cases, tuple(crop), length, seed
+        self.cases, self.crop, self.seed = cases, tuple(crop), seed
         self.tumour_share, self.full_share, self.augmentation = tumour_share, full_share, augmentation
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, step))

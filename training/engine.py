@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from MSTKDSegmentLib.network import MSTKDNet, build_network
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from training.augment import Augmentation, AugmentationConfig
 from training.data import CropDataset, load_case
@@ -243,18 +243,17 @@ def _run_phase(
     dataset = CropDataset(
         volumes,
         phase.crop,
-        config.total_steps * 8,
         config.seed,
         config.tumour_share,
         config.full_share,
         Augmentation(config.augmentation),
     )
     # Item numbers go on where the phase's steps stand, so a resumed run sees what an unbroken one would have seen.
-    items = range(trainer.step * phase.batch, end * phase.batch)
     offset = first * 4
     loader = DataLoader(
-        Subset(dataset, [offset + i for i in items]),
+        dataset,
         batch_size=phase.batch,
+        sampler=range(offset + trainer.step * phase.batch, offset + end * phase.batch),
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_yield_to_computing,

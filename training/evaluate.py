@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,6 +27,7 @@ from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
 from MSTKDSegmentLib.regions import NO_CLEAN_UP, CleanUp, remove_small_components, voxel_volume_ml
 
 from training.data import LabelledCase, read_labels
+from training.model_card import REGIONS, subset_rows
 
 BOOTSTRAP_SAMPLES = 2000
 # A card lists each patient for these: everything there is, and the one sequence that nearly every patient has.
@@ -187,7 +188,7 @@ def summarise(rows: Sequence[Row], split: str) -> dict[str, object]:
         subsets: dict[str, dict[str, object]] = {}
         for subset in (subset_name(s) for s in SUBSETS):
             entry: dict[str, object] = {}
-            for region in ("WT", "TC", "ET"):
+            for region in REGIONS:
                 mine = [r for r in rows if (r.clean_up, r.subset, r.region) == (clean_up, subset, region)]
                 if not mine:
                     continue
@@ -201,7 +202,7 @@ def summarise(rows: Sequence[Row], split: str) -> dict[str, object]:
                 subsets[subset] = entry
         mean = {
             region: round(float(np.mean([entry[region] for entry in subsets.values()])), 4)  # type: ignore[misc]
-            for region in ("WT", "TC", "ET")
+            for region in REGIONS
         }
         by_clean_up[clean_up] = {
             "subsets": subsets,
@@ -220,15 +221,9 @@ def _per_case(rows: Sequence[Row], clean_up: str, subset: str) -> dict[str, dict
     return scores
 
 
-def summary_table(summary: Mapping[str, object], clean_up: str) -> str:
+def summary_table(summary: Mapping[str, Any], clean_up: str) -> str:
     """The summary as a Markdown table, one line a subset."""
-    chosen = summary["clean_up"][clean_up]  # type: ignore[index]
-    lines = ["| sequences | n | WT | TC | ET |", "|---|---|---|---|---|"]
-    for name, entry in chosen["subsets"].items():
-        cells = [
-            f"{entry[r]:.3f} [{entry[f'{r}_ci95'][0]:.2f}, {entry[f'{r}_ci95'][1]:.2f}]" for r in ("WT", "TC", "ET")
-        ]
-        lines.append(f"| {name} | {entry['n']} | " + " | ".join(cells) + " |")
+    chosen = summary["clean_up"][clean_up]
     mean = chosen["mean_over_subsets"]
-    lines.append("| mean over subsets | | " + " | ".join(f"{mean[r]:.3f}" for r in ("WT", "TC", "ET")) + " |")
-    return "\n".join(lines)
+    average = "| mean over subsets | | " + " | ".join(f"{mean[r]:.3f}" for r in REGIONS) + " |"
+    return "\n".join([*subset_rows(chosen["subsets"]), average])

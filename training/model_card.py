@@ -45,18 +45,23 @@ def _stretch(entry: Mapping[str, Any]) -> str:
     )
 
 
+def subset_rows(subsets: Mapping[str, Any]) -> list[str]:
+    """A Markdown table's head and one line for each subset: n, and mean Dice with its interval by region."""
+    lines = ["| sequences | n | WT | TC | ET |", "|---|---|---|---|---|"]
+    for name, entry in subsets.items():
+        cells = (f"{entry[r]:.3f} [{entry[f'{r}_ci95'][0]:.2f}, {entry[f'{r}_ci95'][1]:.2f}]" for r in REGIONS)
+        lines.append(f"| {name} | {entry['n']} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def _figures(metrics: Mapping[str, Any]) -> list[str]:
     lines = [
         f"## Dice on the {metrics['split']} split (n = {len(metrics['cases'])} patients)",
         "",
         f"Mean [95 % bootstrap interval over patients]; {metrics['space']}. Command: `{metrics['command']}`.",
         "",
-        "| sequences | n | WT | TC | ET |",
-        "|---|---|---|---|---|",
+        *subset_rows(metrics["subsets"]),
     ]
-    for name, entry in metrics["subsets"].items():
-        cells = (f"{entry[r]:.3f} [{entry[f'{r}_ci95'][0]:.2f}, {entry[f'{r}_ci95'][1]:.2f}]" for r in REGIONS)
-        lines.append(f"| {name} | {entry['n']} | " + " | ".join(cells) + " |")
     mean = metrics["mean_over_subsets"]
     lines += ["| **mean over the 15 subsets** | | " + " | ".join(f"**{mean[r]:.3f}**" for r in REGIONS) + " |", ""]
     for subset, cases in metrics["per_case"].items():

@@ -54,10 +54,11 @@ def predict(
     """Class probabilities of one case.
 
     image (4, D, H, W) float32, normalised, zero where absent and outside the brain (where the result is background),
-    sides multiples of 32; availability (4,) of 0/1;
-    `window` forces cubic windows of that side. Whole volume first, then windows of `WINDOWS`, then the same on the
-    CPU, there from the first that fits into the memory that is free; each step down is told in `notices`. Raises
-    DeviceError when even the smallest window does not fit on the CPU, Cancelled when `cancel()` turned true.
+    sides multiples of 32; availability (4,) of 0/1; `window` forces cubic windows of that side.
+
+    Whole volume first, then windows of `WINDOWS`, then the same on the CPU, there from the first that fits into the
+    memory that is free; each step down is told in `notices`. Raises DeviceError when even the smallest window does not
+    fit on the CPU, Cancelled when `cancel()` turned true.
     """
     import torch
 

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-NUM_MODALITIES = 4
+from .modalities import MODALITIES
+
+NUM_MODALITIES = len(MODALITIES)
 SIDE_MULTIPLE = 32
 
 
