@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from MSTKDSegmentLib.network import MSTKDNet, build_network
+from MSTKDSegmentLib.weights import load_network, read_bundle
 from torch.utils.data import DataLoader
 
 from training.augment import Augmentation, AugmentationConfig
@@ -37,6 +38,7 @@ class TrainingConfig:
     """One run. `full_share`: probability that a crop keeps all four sequences, before the uniform draw over 15."""
 
     preset: str = "compact"
+    initial_weights: str = ""  # a bundle to start from; empty: random
     phases: tuple[Phase, ...] = (Phase(100, (64, 64, 64)),)
     seed: int = 1
     learning_rate: float = 6e-4
@@ -102,6 +104,8 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         torch.manual_seed(config.seed)
         self.network = _on_device(build_network(config.preset), self.device)
+        if config.initial_weights:
+            self.network.load_state_dict(load_network(read_bundle(config.initial_weights)).state_dict())
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]
