@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from monai import transforms as mt
 
-
-@dataclass(frozen=True)
-class AugmentationConfig:
-    """Probabilities (per crop, or per sequence for intensities) and ranges; 0 switches a transform off."""
-
-    flip: float = 0.5
-    affine: float = 0.4
-    rotate_degrees: float = 20.0
-    scale: float = 0.15
-    shift_scale: float = 0.5
-    gamma: float = 0.2
-    bias_field: float = 0.1
-    noise: float = 0.15
-    blur: float = 0.1
-    low_resolution: float = 0.1
+from training.config import AugmentationConfig
 
 
 def crop_around(array: np.ndarray, centre: Sequence[int], size: Sequence[int]) -> np.ndarray:

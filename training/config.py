@@ -1,28 +1,214 @@
-"""One YAML file describes a run; unknown keys are errors, `key=value` overrides win."""
+"""One YAML file describes a run: typed, unknown keys are errors, `key=value` overrides win.
+
+`base: other.yaml` starts from another file beside it, so that an ablation states only what it changes.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from MSTKDSegmentLib.modalities import SUBSETS, subset_name
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from training.augment import AugmentationConfig
-from training.engine import Phase, TrainingConfig
+STRICT = ConfigDict(extra="forbid")
+SIDE_MULTIPLE = 32
 
 
 class ConfigError(ValueError):
     """A key that does not exist or a value that does not fit."""
 
 
+@dataclass(frozen=True, config=STRICT)
+class Phase:
+    """`steps` optimiser steps at one crop size (D, H, W, multiples of 32) and global batch size."""
+
+    steps: int
+    crop: tuple[int, int, int]
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if any(side % SIDE_MULTIPLE or side < SIDE_MULTIPLE for side in self.crop) or self.steps < 1 or self.batch < 1:
+            raise ValueError("crop needs three multiples of 32, steps and batch at least 1")
+
+
+@dataclass(frozen=True, config=STRICT)
+class OptimiserConfig:
+    """adam as in the paper (weight decay added to the gradient), adamw (decoupled, none on norms and biases).
+
+    schedule: after a linear warm-up, `constant`, `poly` ((1 - t)^power, as the published code) or `cosine`, both down
+    to `final_learning_rate`. gradient_clip: largest norm, 0 for none.
+    """
+
+    name: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = 6e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 1e-2
+    gradient_clip: float = 1.0
+    schedule: Literal["constant", "poly", "cosine"] = "cosine"
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 200
+    power: float = 0.9
+
+
+@dataclass(frozen=True, config=STRICT)
+class SamplingConfig:
+    """Where crops come from and which sequences the student sees.
+
+    tumour_share: probability that a crop is centred on a tumour label (each label that is present equally often).
+    full_share: probability of all four sequences, before the uniform draw over the 15 subsets.
+    resection_cavity: label 4 of BraTS 2024 is `background`, `ignore`d by every loss, or a fifth `class`.
+    memory_gb: prepared cases kept in memory; further ones are read again when they are drawn.
+    """
+
+    tumour_share: float = 0.8
+    full_share: float = 0.2
+    centre_jitter: int = 8
+    resection_cavity: Literal["background", "ignore", "class"] = "background"
+    workers: int = 1
+    memory_gb: float = 8.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class AugmentationConfig:
+    """Probabilities (per crop, or per sequence for intensities) and ranges; 0 switches a transform off.
+
+    carve_mix: probability of pasting another patient's lesion (CarveMix, Zhang et al. 2023), for small cohorts.
+    """
+
+    flip: float = 0.5
+    affine: float = 0.4
+    rotate_degrees: float = 20.0
+    scale: float = 0.15
+    shift_scale: float = 0.5
+    gamma: float = 0.2
+    bias_field: float = 0.1
+    noise: float = 0.15
+    blur: float = 0.1
+    low_resolution: float = 0.1
+    carve_mix: float = 0.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class TeacherConfig:
+    """Who teaches. none: plain modality dropout. frozen: a trained network from `weights` (bundle or checkpoint).
+
+    joint: a second network learns beside the student, as in the published code (Dice: teacher_share of it, the student
+    the rest). ema: the moving average of the student with all four sequences (needs no `weights`).
+    """
+
+    mode: Literal["none", "frozen", "joint", "ema"] = "none"
+    weights: str = ""
+    teacher_share: float = 0.4  # the published code's 0.4 / 0.6
+
+    def __post_init__(self) -> None:
+        if self.mode == "frozen" and not self.weights:
+            raise ValueError("a frozen teacher needs `weights`: a bundle or a checkpoint")
+        if self.mode in ("none", "ema") and self.weights:
+            raise ValueError(f"mode {self.mode} has no use for `weights`")
+
+
+@dataclass(frozen=True, config=STRICT)
+class DistillationConfig:
+    """Factors of eq. 4 (alpha, beta), 8 (lambda_mse, lambda_kd, tau), 11 (epsilon, theta) and 12 (lambda_1 to 4).
+
+    The paper names none of their values. tau is the published code's; the others are ours, set so that no term is
+    below a thousandth or above the segmentation loss at the start (`training/README.md` shows the shares). A factor of
+    0 switches a term off, and it is not computed. All but lambda_4 grow from 0 over `ramp_steps`.
+    """
+
+    lambda_1: float = 1.0  # MS-TKD
+    lambda_2: float = 1.0  # DMLD
+    lambda_3: float = 1.0  # GSME
+    lambda_4: float = 1.0  # Dice and cross entropy
+    alpha: float = 0.02
+    beta: float = 0.1
+    lambda_mse: float = 0.02
+    lambda_kd: float = 2.0
+    tau: float = 7.0
+    epsilon: float = 0.02
+    theta: float = 1.0
+    discriminator_learning_rate: float = 1e-4
+    ramp_steps: int = 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class ValidationConfig:
+    """Dice of the averaged student on the validation split every so many steps (0: never); the best is kept.
+
+    On the prepared 1 mm grid, for these subsets; the figures of a paper come from `evaluate`, in native space.
+    """
+
+    every: int = 0
+    subsets: tuple[str, ...] = ("T1+T1Gd+T2+FLAIR", "T1Gd+FLAIR", "FLAIR")
+
+    def __post_init__(self) -> None:
+        known = {subset_name(subset) for subset in SUBSETS}
+        unknown = [name for name in self.subsets if name not in known]
+        if unknown:
+            raise ValueError(f"unknown subset {', '.join(unknown)}; the subsets are {', '.join(sorted(known))}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingConfig:
+    """One run. `initial_weights`: a bundle or checkpoint to start from; empty: random, from `seed`."""
+
+    preset: Literal["compact", "paper", "segresnet", "unetr"] = "compact"
+    initial_weights: str = ""
+    seed: int = 1
+    phases: tuple[Phase, ...] = (Phase(100, (64, 64, 64)),)
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    gradient_checkpointing: bool = False
+    ema_decay: float = 0.998
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint_every: int = 100
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.teacher.mode != "none" and self.preset not in ("compact", "paper"):
+            raise ValueError(
+                f"preset {self.preset} is a baseline: it has no features to distil, set teacher.mode: none"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def classes(self) -> int:
+        """Channels of the network's output: background, NCR, ED, ET, and the cavity where it is a class."""
+        return 5 if self.sampling.resection_cavity == "class" else 4
+
+    def learning_rate_at(self, step: int) -> float:
+        """Of optimiser step number `step`, counted from 0."""
+        o = self.optimiser
+        if step < o.warmup_steps:
+            return o.learning_rate * (step + 1) / o.warmup_steps
+        share = min((step - o.warmup_steps) / max(self.total_steps - o.warmup_steps, 1), 1.0)
+        left = {
+            "constant": 1.0,
+            "poly": (1 - share) ** o.power,
+            "cosine": 0.5 * (1 + math.cos(math.pi * share)),
+        }[o.schedule]
+        return o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * left
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
     """The configuration in `path` with `overrides` such as `seed=3` or `augmentation.noise=0`.
 
-    Raises ConfigError naming the file and the key for anything unknown.
+    Raises ConfigError naming the file and the key for anything unknown or unfit.
     """
-    data = yaml.safe_load(path.read_text()) or {}
+    data = _read(path)
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator:
@@ -31,35 +217,70 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
         place = data
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"override {text!r}: {parent} is a value, not a group of keys")
         place[last] = yaml.safe_load(value)
     return config_from_dict(data, str(path))
 
 
-def config_from_dict(data: Mapping[str, Any], source: str) -> TrainingConfig:
-    """Plain data (YAML, JSON, a checkpoint's copy) as a TrainingConfig."""
-    fields = dict(data)
-    _refuse_unknown(fields, TrainingConfig, source)
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's data over its `base`'s."""
     try:
-        if "phases" in fields:
-            fields["phases"] = tuple(_phase(item, source) for item in fields["phases"])
-        if "augmentation" in fields:
-            _refuse_unknown(fields["augmentation"], AugmentationConfig, f"{source}: augmentation")
-            fields["augmentation"] = AugmentationConfig(**fields["augmentation"])
-        return TrainingConfig(**fields)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}") from error
+        data = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({error})") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys and values")
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    place = (path.parent / base).resolve()
+    if place in (*seen, path.resolve()):
+        raise ConfigError(f"{path}: base {base} leads back to itself")
+    return _merged(_read(place, (*seen, path.resolve())), data)
 
 
-def _phase(item: Mapping[str, Any], source: str) -> Phase:
-    _refuse_unknown(item, Phase, f"{source}: phases")
-    phase = Phase(**{**item, "crop": tuple(item["crop"])})
-    if len(phase.crop) != 3 or any(side % 32 for side in phase.crop) or phase.steps < 1 or phase.batch < 1:
-        raise ConfigError(f"{source}: phase {dict(item)}: crop needs three multiples of 32, steps and batch at least 1")
-    return phase
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        both_groups = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both_groups else value
+    return result
 
 
-def _refuse_unknown(data: Mapping[str, Any], kind: type, source: str) -> None:
-    known = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise ConfigError(f"{source}: unknown key {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+def config_from_dict(data: Mapping[str, Any], source: str) -> TrainingConfig:
+    """Plain data (YAML, JSON, a checkpoint's copy) as a TrainingConfig; ConfigError names `source` and the key."""
+    try:
+        return TypeAdapter(TrainingConfig).validate_python(dict(data))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {'; '.join(_problem(item) for item in error.errors())}") from error
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    place = ".".join(map(str, item["loc"]))
+    if item["type"] == "unexpected_keyword_argument":
+        return f"unknown key {place}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def plain(config: TrainingConfig) -> dict[str, Any]:
+    """As JSON would give it back (lists, no tuples), so that two configurations compare whatever they came through."""
+    return TypeAdapter(TrainingConfig).dump_python(config, mode="json")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`key: old -> new` for every value of two plain configurations that differs."""
+    found: list[str] = []
+    for key in sorted(set(before) | set(now)):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old} -> {new}")
+    return found
+
+
+def written(config: TrainingConfig) -> str:
+    """The whole configuration as YAML, defaults included."""
+    return yaml.safe_dump(plain(config), sort_keys=False)

@@ -1,286 +1,302 @@
-"""The training loop: progressive crop sizes, bf16 autocast, AdamW with warm-up and cosine decay, EMA, exact resume."""
+"""One training step: student, teacher, discriminator, their optimisers and averages; everything a resume needs."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
-import platform
-import subprocess
-import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
-import numpy as np
 import torch
-from MSTKDSegmentLib.network import MSTKDNet, build_network
-from MSTKDSegmentLib.weights import load_network, read_bundle
-from torch.utils.data import DataLoader
+from MSTKDSegmentLib.network import Features
+from torch import Tensor, nn
 
-from training.augment import Augmentation, AugmentationConfig
-from training.data import CropDataset, load_case
-from training.losses import segmentation_loss
+from training import losses
+from training.config import TrainingConfig, plain
+from training.distributed import World
+from training.networks import Discriminator, build_training_network, load_into
+from training.provenance import current_commit, describe_hardware, package_versions
 
-
-@dataclass(frozen=True)
-class Phase:
-    """`steps` optimiser steps at one crop size (D, H, W, multiples of 32) and batch size."""
-
-    steps: int
-    crop: tuple[int, int, int]
-    batch: int = 1
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """One run. `full_share`: probability that a crop keeps all four sequences, before the uniform draw over 15."""
-
-    preset: str = "compact"
-    initial_weights: str = ""  # a bundle to start from; empty: random
-    phases: tuple[Phase, ...] = (Phase(100, (64, 64, 64)),)
-    seed: int = 1
-    learning_rate: float = 6e-4
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 200
-    weight_decay: float = 1e-2
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.998
-    tumour_share: float = 0.8
-    full_share: float = 0.2
-    workers: int = 1
-    bfloat16: bool = True
-    checkpoint_every: int = 100
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-
-    @property
-    def total_steps(self) -> int:
-        return sum(phase.steps for phase in self.phases)
-
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine from `learning_rate` to `final_learning_rate`."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        share = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
-        span = self.learning_rate - self.final_learning_rate
-        return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-
-
-def _on_device(network: MSTKDNet, device: torch.device) -> MSTKDNet:
-    return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-
-
-def describe_hardware(device: torch.device) -> str:
-    """The processor that computes, in words: GPU name, or CPU model and the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{model}, {torch.get_num_threads()} threads"
-
-
-def current_commit() -> str:
-    """The checkout's commit, or "unknown" outside a git checkout."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+def _weights_and_plain(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: norms and biases are not decayed."""
+    every = [p for p in parameters if p.requires_grad]
+    return [
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 class Trainer:
-    """One network in training, with everything that a resume needs in `state_dict`.
+    """A student in training, with its teacher and discriminator where the configuration has them.
 
-    `history` tells how the weights came to be: one entry for each stretch of steps under one configuration on one
-    machine.
+    `network` is the student, `average` its moving average, which is what gets evaluated and exported. `history` tells
+    how the weights came to be: one entry for each stretch of steps under one configuration on one machine.
     """
 
-    def __init__(self, config: TrainingConfig, device: str = "cpu") -> None:
-        self.config, self.device = config, torch.device(device)
-        self.history: list[dict[str, Any]] = []
+    def __init__(self, config: TrainingConfig, world: World | None = None) -> None:
+        self.config, self.world = config, world or World()
+        self.device = self.world.device
+        self.step, self.seconds, self.best_score = 0, 0.0, -math.inf
+        self.sources: dict[str, str] = {}
         torch.manual_seed(config.seed)
-        self.network = _on_device(build_network(config.preset), self.device)
+        self.network = self._on_device(build_training_network(config.preset, config.classes, self._checkpointing))
         if config.initial_weights:
-            self.network.load_state_dict(load_network(read_bundle(config.initial_weights)).state_dict())
-        self.average = copy.deepcopy(self.network).requires_grad_(False)
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        plain = [p for p in self.network.parameters() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=(0.9, 0.99),
+            self.sources["initial_weights_sha256"] = load_into(self.network, config.initial_weights)
+        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.teacher = self._make_teacher()
+        self.weights = losses.term_weights(config.distillation)
+        self.wanted = losses.needed_terms(config.distillation) if self.teacher is not None else ("segmentation",)
+        self.discriminator = self._make_discriminator()
+        self.parallel = self.world.wrap(self.network)
+        self.parallel_teacher = self.world.wrap(self.teacher) if self._teacher_learns else self.teacher
+        self.optimiser = self._make_optimiser()
+        # Only half precision needs its gradients scaled into range.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.history: list[dict[str, Any]] = []
+        self._begin_stretch()
+
+    # --- parts ---
+
+    @property
+    def _checkpointing(self) -> bool:
+        return self.config.gradient_checkpointing
+
+    @property
+    def _teacher_learns(self) -> bool:
+        return self.config.teacher.mode == "joint"
+
+    def _on_device(self, network: nn.Module) -> nn.Module:
+        return network.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def _make_teacher(self) -> nn.Module | None:
+        settings = self.config.teacher
+        if settings.mode == "none":
+            return None
+        if settings.mode == "ema":
+            return self.average
+        teacher = self._on_device(build_training_network(self.config.preset, self.config.classes, self._checkpointing))
+        if settings.weights:
+            self.sources["teacher_sha256"] = load_into(teacher, settings.weights)
+        return teacher if settings.mode == "joint" else teacher.requires_grad_(False).eval()
+
+    def _make_discriminator(self) -> Discriminator | None:
+        if "adversarial" not in self.wanted:
+            return None
+        channels = self.network.config.widths[-1]  # type: ignore[union-attr]
+        discriminator = Discriminator(channels).to(self.device)
+        # One optimiser for the whole run: the published code makes a new one at every step.
+        self.discriminator_optimiser = torch.optim.Adam(
+            discriminator.parameters(), lr=self.config.distillation.discriminator_learning_rate, betas=(0.5, 0.99)
         )
-        self.step = 0
-        self.seconds = 0.0
-        self._begin_stretch()
+        self.parallel_discriminator = self.world.wrap(discriminator)
+        return discriminator
 
-    def _begin_stretch(self) -> None:
-        stretch = {
-            "config": asdict(self.config),
-            "hardware": describe_hardware(self.device),
-            "torch": str(torch.__version__),
-            "commit": current_commit(),
-        }
-        if not self.history or {**stretch, "from_step": self.history[-1]["from_step"]} != self.history[-1]:
-            self.history.append({"from_step": self.step, **stretch})
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        settings = self.config.optimiser
+        self.learners = list(self.network.parameters())
+        if self._teacher_learns:
+            self.learners += list(cast(nn.Module, self.teacher).parameters())
+        if settings.name == "adam":
+            return torch.optim.Adam(
+                self.learners, settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
+            )
+        groups = _weights_and_plain(self.learners, settings.weight_decay)
+        return torch.optim.AdamW(groups, settings.learning_rate, settings.betas)
 
-    def state_dict(self) -> dict[str, object]:
-        return {
-            "history": self.history,
-            "config": asdict(self.config),
-            "step": self.step,
-            "seconds": self.seconds,
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
+    # --- one step ---
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.history = list(state["history"])
-        self._begin_stretch()
+    def train_step(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """One optimiser step; returns loss, gradient norm, learning rate, each unweighted term and weighted share.
 
-    def train_step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
-        """One optimiser step; returns loss and gradient norm. Raises FloatingPointError before NaN reaches a weight."""
+        batch: image (N, 4, D, H, W) with all sequences, availability (N, 4) of the student, label (N, D, H, W).
+        Raises FloatingPointError before a NaN reaches a weight.
+        """
         rate = self.config.learning_rate_at(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.network.train()
-        image = batch["image"].to(self.device, memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            logits = self.network(image, batch["availability"].to(self.device))
-        loss = segmentation_loss(logits, batch["label"].to(self.device))
-        value = float(loss.detach())
+        total, terms, weighted, fused = self._losses(batch)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip))
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            raise FloatingPointError(
-                f"the loss became {value} and its gradient {norm} at step {self.step}; the last checkpoint is untouched"
-            )
-        self.optimiser.step()
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimiser)
+        clip = self.config.optimiser.gradient_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.learners, clip)
+        names = list(terms)
+        # One transfer for all figures: each one by itself would make a GPU wait.
+        figures = torch.stack([total.detach(), norm, *terms.values(), *weighted.values()]).float()
+        values = self.world.mean(figures).tolist()
+        self._require_finite(values[0], values[1], batch)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if fused is not None:
+            self._discriminator_step(*fused)
         self.step += 1
         self._update_average()
-        return {"loss": value, "gradient_norm": norm, "learning_rate": rate}
+        share = losses.shares(dict(zip(names, values[2 + len(names) :])))
+        return {
+            "loss": values[0],
+            "gradient_norm": values[1],
+            "learning_rate": rate,
+            **{f"term/{name}": value for name, value in zip(names, values[2:])},
+            **{f"share/{name}": value for name, value in share.items()},
+        }
+
+    def term_figures(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Each weighted term of a batch without learning from it (the table of shares)."""
+        with torch.no_grad():
+            _, _, weighted, _ = self._losses(batch, ramp=1.0)
+        return {name: float(value) for name, value in weighted.items()}
+
+    def _losses(
+        self, batch: Mapping[str, Any], ramp: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], tuple[Tensor, Tensor] | None]:
+        """Total (eq. 12), terms, weighted terms, and the fused features of teacher and student for the discriminator."""
+        self.network.train()
+        image = batch["image"].to(self.device, memory_format=torch.channels_last_3d, non_blocking=True)
+        mask = batch["availability"].to(self.device, non_blocking=True)
+        labels = batch["label"].to(self.device, non_blocking=True)
+        precision = PRECISIONS[self.config.precision]
+        with torch.autocast(self.device.type, precision, enabled=self.config.precision != "fp32"):
+            incomplete = image * mask[:, :, None, None, None].to(image.dtype)
+            if self.teacher is None:
+                logits = self.parallel(incomplete, mask)
+                terms = {"segmentation": losses.segmentation_loss(logits, labels)}
+                total, weighted = losses.weighted_total(terms, {"segmentation": 1.0})
+                return total, _detached(terms), _detached(weighted), None
+            student = self.parallel(incomplete, mask, True)
+            teacher = self._teacher_features(image)
+        terms = self._terms(student, teacher, labels)
+        weights = self._ramped(ramp)
+        total, weighted = losses.weighted_total(terms, weights)
+        fused = (teacher.f_fused.detach(), student.f_fused.detach()) if self.discriminator is not None else None
+        return total, _detached(terms), _detached(weighted), fused
+
+    def _ramped(self, ramp: float | None) -> dict[str, float]:
+        steps = self.config.distillation.ramp_steps
+        if ramp is None:
+            ramp = min(1.0, (self.step + 1) / steps) if steps else 1.0
+        return {name: value * (1.0 if name == "segmentation" else ramp) for name, value in self.weights.items()}
+
+    def _teacher_features(self, image: Tensor) -> Features:
+        complete = torch.ones(image.shape[0], image.shape[1], device=self.device)
+        if self._teacher_learns:
+            cast(nn.Module, self.teacher).train()
+            return cast(nn.Module, self.parallel_teacher)(image, complete, True)
+        with torch.no_grad():
+            return cast(nn.Module, self.teacher)(image, complete, True)
+
+    def _terms(self, student: Features, teacher: Features, labels: Tensor) -> dict[str, Tensor]:
+        """The terms that have a weight, in the order of `losses.TERMS`."""
+        settings = self.config.distillation
+        compute = {
+            "segmentation": lambda: self._segmentation(student, teacher, labels),
+            "evd": lambda: losses.evd_loss(student.attentions, teacher.attentions),
+            "mst": lambda: losses.mst_loss(student.tokens, teacher.tokens),
+            "logit_mse": lambda: losses.logit_mse(student.logits, teacher.logits),
+            "logit_kl": lambda: losses.standardised_kl(student.logits, teacher.logits, settings.tau),
+            "adversarial": lambda: self._adversarial(student.f_fused),
+            "gram": lambda: losses.gram_loss(
+                (student.f_enc, student.f_t, student.f_dec), (teacher.f_enc, teacher.f_t, teacher.f_dec)
+            ),
+        }
+        return {name: compute[name]() for name in self.wanted}
+
+    def _segmentation(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
+        mine = losses.segmentation_loss(student.logits, labels)
+        if not self._teacher_learns:
+            return mine
+        share = self.config.teacher.teacher_share
+        return (1 - share) * mine + share * losses.segmentation_loss(teacher.logits, labels)
+
+    def _adversarial(self, fused: Tensor) -> Tensor:
+        discriminator = cast(Discriminator, self.discriminator)
+        # The student's gradient passes through the discriminator and must leave none in it.
+        discriminator.requires_grad_(False)
+        value = losses.adversarial_loss(discriminator(fused))
+        discriminator.requires_grad_(True)
+        return value
+
+    def _discriminator_step(self, on_teacher: Tensor, on_student: Tensor) -> None:
+        # One pass over both: DistributedDataParallel allows one forward pass per backward pass.
+        judged = self.parallel_discriminator(torch.cat((on_teacher.float(), on_student.float())))
+        loss = losses.discriminator_loss(*judged.chunk(2))
+        self.discriminator_optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.discriminator_optimiser.step()
+
+    def _require_finite(self, loss: float, norm: float, batch: Mapping[str, Any]) -> None:
+        # Scaled half precision overflows now and then by design; the scaler skips such a step.
+        overflow = self.config.precision == "fp16" and math.isfinite(loss)
+        if math.isfinite(loss) and (math.isfinite(norm) or overflow):
+            return
+        cases = ", ".join(batch.get("case", ())) or "unknown"
+        raise FloatingPointError(
+            f"the loss became {loss} and its gradient {norm} at step {self.step} (cases: {cases}); the last checkpoint "
+            "is untouched. Check these cases with `python -m training check`, or go on from the checkpoint with a lower "
+            "optimiser.learning_rate or precision=fp32"
+        )
 
     @torch.no_grad()
     def _update_average(self) -> None:
         # Early on the average must forget the random start: its memory grows with the step count.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values()):
-            mean.lerp_(value, 1 - decay)
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
 
-    def save(self, path: Path) -> None:
-        temporary = path.with_suffix(".tmp")
-        torch.save(self.state_dict(), temporary)
-        temporary.replace(path)
+    # --- state ---
 
+    def _begin_stretch(self) -> None:
+        stretch = {
+            "config": plain(self.config),
+            "hardware": describe_hardware(self.device),
+            "processes": self.world.size,
+            "versions": package_versions(),
+            "commit": current_commit(),
+            **self.sources,
+        }
+        if not self.history or {**stretch, "from_step": self.history[-1]["from_step"]} != self.history[-1]:
+            self.history.append({"from_step": self.step, **stretch})
 
-def run_training(
-    config: TrainingConfig,
-    cache: Path,
-    cases: list[str],
-    out: Path,
-    device: str = "cpu",
-    stop_after: int | None = None,
-    change_config: bool = False,
-) -> Path:
-    """Train, resuming from `<out>/last.pt` when it is there; returns the checkpoint's path.
+    def _parts(self) -> dict[str, Any]:
+        """Everything with a state, by its name in a checkpoint; a frozen teacher is its file's, the ema one `average`."""
+        parts: dict[str, Any] = {"network": self.network, "average": self.average, "optimiser": self.optimiser}
+        if self.scaler.is_enabled():
+            parts["scaler"] = self.scaler
+        if self._teacher_learns:
+            parts["teacher"] = self.teacher
+        if self.discriminator is not None:
+            parts["discriminator"] = self.discriminator
+            parts["discriminator_optimiser"] = self.discriminator_optimiser
+        return parts
 
-    `stop_after` ends this call after so many steps (the run goes on at the next call). Raises ValueError when the
-    configuration is not the one that the run was started with, unless `change_config`; the change stays in the history.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "last.pt"
-    trainer = Trainer(config, device)
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state["config"] != asdict(config) and not change_config:
-            raise ValueError(
-                f"{checkpoint} was trained with another configuration "
-                f"({_difference(state['config'], asdict(config))}); "
-                "use another folder, or --change-config to go on with the new one"
-            )
-        trainer.load_state_dict(state)
-    (out / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    volumes = [load_case(cache, name) for name in cases]
-    end = config.total_steps if stop_after is None else min(config.total_steps, trainer.step + stop_after)
-    with (out / "log.jsonl").open("a") as log:
-        first = 0
-        for phase in config.phases:
-            last = first + phase.steps
-            if trainer.step < min(last, end):
-                _run_phase(trainer, phase, first, min(last, end), volumes, checkpoint, log)
-            first = last
-    trainer.save(checkpoint)
-    return checkpoint
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "history": self.history,
+            "config": plain(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "best_score": self.best_score,
+            "rng": torch.get_rng_state(),
+            **{name: part.state_dict() for name, part in self._parts().items()},
+        }
 
-
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    return ", ".join(f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key])
-
-
-def _yield_to_computing(_worker: int) -> None:
-    """Data workers run at a lower priority: on few cores they would otherwise stall the threads of each operation."""
-    if hasattr(os, "nice"):
-        os.nice(5)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`. Parts that it lacks (a changed configuration added them) start afresh."""
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self.best_score = float(state.get("best_score", -math.inf))
+        for name, part in self._parts().items():
+            if name in state:
+                part.load_state_dict(state[name])
+        if "rng" in state:
+            torch.set_rng_state(state["rng"].cpu())
+        self.history = list(state["history"])
+        self._begin_stretch()
 
 
-def _run_phase(
-    trainer: Trainer,
-    phase: Phase,
-    first: int,
-    end: int,
-    volumes: list[tuple[np.ndarray, np.ndarray]],
-    checkpoint: Path,
-    log: TextIO,
-) -> None:
-    """Steps up to `end` of a phase whose first step is number `first`."""
-    config = trainer.config
-    dataset = CropDataset(
-        volumes,
-        phase.crop,
-        config.seed,
-        config.tumour_share,
-        config.full_share,
-        Augmentation(config.augmentation),
-    )
-    # Item numbers go on where the phase's steps stand, so a resumed run sees what an unbroken one would have seen.
-    offset = first * 4
-    loader = DataLoader(
-        dataset,
-        batch_size=phase.batch,
-        sampler=range(offset + trainer.step * phase.batch, offset + end * phase.batch),
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        worker_init_fn=_yield_to_computing,
-    )
-    losses: list[float] = []
-    start = time.perf_counter()
-    for batch in loader:
-        figures = trainer.train_step(batch)
-        losses.append(figures["loss"])
-        now = time.perf_counter()
-        trainer.seconds += now - start
-        start = now
-        if trainer.step % 50 == 0:
-            record = {
-                "step": trainer.step,
-                "crop": list(phase.crop),
-                "loss": round(float(np.mean(losses)), 4),
-                "gradient_norm": round(figures["gradient_norm"], 3),
-                "learning_rate": figures["learning_rate"],
-                "seconds": round(trainer.seconds, 1),
-            }
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            losses.clear()
-        if trainer.step % config.checkpoint_every == 0:
-            trainer.save(checkpoint)
+def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().float() for name, value in values.items()}

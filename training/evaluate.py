@@ -1,54 +1,90 @@
 """Evaluation over the 15 subsets through the product's own pipeline: native space, whole volume, three regions.
 
-Scores follow the empty-mask policy of `MSTKDSegmentLib.metrics`; no case is ever dropped from a mean.
+Scores follow the empty-mask policy of `MSTKDSegmentLib.metrics`; no case is ever dropped from a mean. One process, a
+pool of them (`processes`) or the ranks of torchrun (`world`) give the same rows, but for the seconds.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import multiprocessing
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 import SimpleITK as sitk
-import torch
-from MSTKDSegmentLib.geometry import labels_to_native
+from MSTKDSegmentLib.devices import choose_device
+from MSTKDSegmentLib.geometry import array_to_image, labels_to_native
 from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import RegionScore, region_scores
-from MSTKDSegmentLib.modalities import MODALITIES, SUBSETS, availability, subset_name
-from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
+from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
+from MSTKDSegmentLib.pipeline import PreparedCase, read_case
 from MSTKDSegmentLib.regions import NO_CLEAN_UP, CleanUp, remove_small_components, voxel_volume_ml
+from MSTKDSegmentLib.weights import load_network, read_bundle
 
-from training.data import LabelledCase, read_labels
-from training.model_card import REGIONS, subset_rows
+from training.cases import LabelledCase
+from training.files import write_text
+from training.labels import read_labels
+from training.parallel import each
+from training.scores import REGIONS, Row, merged, read_rows, write_rows
+from training.summary import summarise
 
-BOOTSTRAP_SAMPLES = 2000
-# A card lists each patient for these: everything there is, and the one sequence that nearly every patient has.
-PER_CASE_SUBSETS = (subset_name(SUBSETS[-1]), "FLAIR")
+if TYPE_CHECKING:
+    from torch import nn
+
+    from training.distributed import World
+
+CLEAN_UPS: Mapping[str, CleanUp] = {
+    "none": NO_CLEAN_UP,
+    "small": CleanUp({"WT": 0.1}),
+    "medium": CleanUp({"WT": 0.5, "TC": 0.05}, min_total_et_ml=0.1),
+    "large": CleanUp({"WT": 1.0, "TC": 0.2}, min_total_et_ml=0.3),
+}
+"""The rules that validation chooses between, gentlest first; the winner goes into the card."""
+
+TABLE, SUMMARY, PARTS = "per_case.csv", "summary.json", "per_case.rank*.csv"
+Told = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One case, subset and region; `clean_up` names the post-processing that was scored."""
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What is evaluated: `network(x (N, 4, D, H, W), availability (N, 4))` -> logits, on `device` (a torch name).
 
-    case: str
-    subset: str
-    region: str
-    clean_up: str
-    n_ref: int
-    n_pred: int
-    status: str
-    dice: float
-    hd95: float
-    volume_error_ml: float
-    checkpoint_sha256: str
+    `sha256` is that of the weights: a bundle's card names it, a checkpoint's is that of its file. `source`: the file.
+    """
+
+    name: str
+    network: nn.Module
+    sha256: str
+    device: str
+    source: str
+
+    @classmethod
+    def from_bundle(cls, path: Path | None = None, device: str = "auto") -> Candidate:
+        """The network of a bundle (None: the shipped one). Raises WeightsError, DeviceError."""
+        bundle = read_bundle(path)
+        name = str(bundle.card["name"])
+        return cls(name, load_network(bundle), bundle.sha256, choose_device(device).name, bundle.source)
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, device: str = "auto") -> Candidate:
+        """The averaged network of a training run's checkpoint. Raises WeightsError, DeviceError."""
+        from training.networks import file_sha256, network_of, read_checkpoint
+
+        network = network_of(read_checkpoint(path))
+        name = path.resolve().parent.name
+        return cls(name, network, file_sha256(path), choose_device(device).name, str(path))
+
+    @property
+    def window(self) -> int | None:
+        """The only input side that the network takes (UNETR's positions belong to one size); None: any."""
+        return getattr(self.network, "window", None)
 
 
 def with_subset(case: PreparedCase, subset: tuple[str, ...]) -> PreparedCase:
@@ -64,21 +100,23 @@ def with_subset(case: PreparedCase, subset: tuple[str, ...]) -> PreparedCase:
 
 
 def evaluate_case(
-    segmenter: Segmenter,
+    candidate: Candidate,
     labelled: LabelledCase,
     clean_ups: Mapping[str, CleanUp],
     subsets: Sequence[tuple[str, ...]] = SUBSETS,
+    labels_out: Path | None = None,
 ) -> list[Row]:
-    """Scores of one patient for every subset and clean-up, on the grid of the reference segmentation."""
-    prepared = read_case({m: labelled.images[m] for m in MODALITIES})
+    """Scores of one patient for every subset and clean-up, on the grid of the reference segmentation.
+
+    `labels_out`: folder that gets `<case>/<subset>.nii.gz`, the label maps after the first clean-up.
+    """
+    prepared = read_case(labelled.sources())
     truth = read_labels(labelled)
     reference = sitk.GetArrayFromImage(truth)
     voxel_ml = voxel_volume_ml(truth.GetSpacing(), truth.GetDirection())
     rows: list[Row] = []
     for subset in subsets:
-        case = with_subset(prepared, subset)
-        prediction = predict(segmenter.network, case.image, case.availability, device=segmenter.device.name)
-        native = labels_to_native(prediction.probabilities, case.grid, truth)
+        native, seconds = _native_labels(candidate, with_subset(prepared, subset), truth)
         scored: list[tuple[np.ndarray, list[RegionScore]]] = []
         for name, clean_up in clean_ups.items():
             labels = remove_small_components(native, clean_up, voxel_ml)
@@ -87,143 +125,159 @@ def evaluate_case(
             if scores is None:
                 scores = region_scores(labels, reference, truth.GetSpacing()[::-1])
                 scored.append((labels, scores))
-            rows += [_row(labelled.name, subset, name, score, segmenter.bundle.sha256) for score in scores]
+            rows += [
+                Row(
+                    case=labelled.name,
+                    patient=labelled.patient,
+                    subset=subset_name(subset),
+                    seconds=round(seconds, 3),
+                    checkpoint_sha256=candidate.sha256,
+                    clean_up=name,
+                    **vars(score),
+                )
+                for score in scores
+            ]
+        if labels_out is not None:
+            _write_labels(_labels_path(labels_out, labelled.name, subset), scored[0][0], truth)
     return rows
 
 
-def _row(case: str, subset: tuple[str, ...], clean_up: str, score: RegionScore, sha256: str) -> Row:
-    return Row(
-        case=case,
-        subset=subset_name(subset),
-        region=score.region,
-        clean_up=clean_up,
-        n_ref=score.n_ref,
-        n_pred=score.n_pred,
-        status=score.status,
-        dice=score.dice,
-        hd95=score.hd95,
-        volume_error_ml=score.volume_error_ml,
-        checkpoint_sha256=sha256,
+def _native_labels(candidate: Candidate, case: PreparedCase, truth: sitk.Image) -> tuple[np.ndarray, float]:
+    """Labels on the grid of `truth`, and the seconds that the network took."""
+    start = time.perf_counter()
+    prediction = predict(
+        candidate.network,  # type: ignore[arg-type]  # anything that is called like MSTKDNet
+        case.image,
+        case.availability,
+        device=candidate.device,
+        window=candidate.window,
     )
+    seconds = time.perf_counter() - start
+    for notice in prediction.notices:
+        _log.warning("%s: %s", next(iter(case.volumes.values())).source, notice)
+    return labels_to_native(prediction.probabilities, case.grid, truth), seconds
+
+
+def _labels_path(folder: Path, case: str, subset: tuple[str, ...]) -> Path:
+    return folder / case / f"{subset_name(subset)}.nii.gz"
+
+
+def _write_labels(path: Path, labels: np.ndarray, grid: sitk.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}")
+    sitk.WriteImage(array_to_image(labels, grid), str(temporary))
+    temporary.replace(path)
 
 
 def evaluate(
-    segmenter: Segmenter,
+    candidate: Candidate,
     cases: Sequence[LabelledCase],
     out: Path,
     split: str,
     clean_ups: Mapping[str, CleanUp] | None = None,
-    told: Callable[[str], None] = print,
+    *,
+    subsets: Sequence[tuple[str, ...]] = SUBSETS,
+    told: Told = print,
     processes: int = 1,
+    world: World | None = None,
+    paper_legacy: bool = False,
+    labels_out: Path | None = None,
 ) -> Path:
-    """Evaluate `cases`, writing `<out>/per_case.csv` after each of them and `<out>/summary.json` at the end.
+    """Evaluate `cases`; writes `<out>/per_case.csv` after each of them and `<out>/summary.json` (returned) at the end.
 
-    A case that `per_case.csv` already holds for these weights is not run again; the summary is of `cases` alone.
+    A case that is already there in full is not run again; the summary is of `cases` and `subsets` alone. With a `world`
+    of several ranks each takes every size-th case into a file of its own, and rank 0 brings them together.
+    `paper_legacy` adds the flattering HD95 of the published code to the summary, beside the right one.
+
+    Raises ValueError when there is no case, or when `out` holds scores of other weights or of another version.
     """
+    if not cases:
+        raise ValueError(f"split {split!r} has no cases to evaluate")
     out.mkdir(parents=True, exist_ok=True)
-    table = out / "per_case.csv"
-    rows = [row for row in read_rows(table) if row.checkpoint_sha256 == segmenter.bundle.sha256]
-    done = {row.case for row in rows}
-    missing = [case for case in cases if case.name not in done]
-    work = partial(evaluate_case, segmenter, clean_ups=clean_ups or {"none": NO_CLEAN_UP})
-    for fresh in _each(work, missing, processes):
-        rows += fresh
-        write_rows(table, rows)
-        full = [r for r in fresh if r.subset == subset_name(SUBSETS[-1]) and r.clean_up == fresh[0].clean_up]
-        told(f"{fresh[0].case}: " + ", ".join(f"{r.region} {r.dice:.3f} ({r.status})" for r in full))
-    names = {case.name for case in cases}
-    path = out / "summary.json"
-    path.write_text(json.dumps(summarise([row for row in rows if row.case in names], split), indent=1))
+    rules = clean_ups or {"none": NO_CLEAN_UP}
+    rank, size = (world.rank, world.size) if world else (0, 1)
+    wait = _meeting_point(size)
+    names = [case.name for case in cases]
+    known = _known_rows(out, candidate, names)
+    wanted = {(subset_name(s), region, rule) for s in subsets for region in REGIONS for rule in rules}
+    missing = [case for case in cases[rank::size] if not _is_done(case.name, known, wanted, subsets, labels_out)]
+    place = out / (TABLE if size == 1 else PARTS.replace("*", str(rank)))
+    rows = known if size == 1 else read_rows(place)
+    work = partial(evaluate_case, candidate, clean_ups=rules, subsets=subsets, labels_out=labels_out)
+    if processes > 1:
+        work = partial(_on_threads, max((os.cpu_count() or 1) // processes, 1), work)
+    for fresh in each(work, missing, processes):
+        rows = merged([rows, fresh], names)
+        write_rows(place, rows)
+        told(_line(fresh))
+    wait()
+    path = out / SUMMARY
+    if rank == 0:
+        rows = _gather(out, candidate, names)
+        chosen = [row for row in rows if row.case in set(names) and (row.subset, row.region, row.clean_up) in wanted]
+        write_text(path, json.dumps(summarise(chosen, split, paper_legacy), indent=1))
+    wait()
     return path
 
 
-def _each(
-    work: Callable[[LabelledCase], list[Row]], cases: Sequence[LabelledCase], processes: int
-) -> Iterator[list[Row]]:
-    """The rows of each case, in order; with several processes the cores are shared out among them."""
-    if processes <= 1 or len(cases) <= 1:
-        yield from map(work, cases)
-        return
-    threads = max((os.cpu_count() or 1) // processes, 1)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        yield from pool.map(work, cases)
+def _known_rows(out: Path, candidate: Candidate, names: Sequence[str]) -> list[Row]:
+    """Everything that earlier calls left in `out`, files of single ranks included."""
+    files = [out / TABLE, *sorted(out.glob(PARTS))]
+    rows = merged(map(read_rows, files), names)
+    others = sorted({row.checkpoint_sha256 for row in rows} - {candidate.sha256})
+    if others:
+        raise ValueError(
+            f"{out / TABLE}: scores of other weights (sha256 {others[0][:12]}..., now {candidate.sha256[:12]}...); "
+            "give another folder, or move these away"
+        )
+    return rows
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    names = [field.name for field in fields(Row)]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows({name: getattr(row, name) for name in names} for row in rows)
-    temporary.replace(path)
+def _is_done(
+    name: str,
+    rows: Iterable[Row],
+    wanted: set[tuple[str, str, str]],
+    subsets: Sequence[tuple[str, ...]],
+    labels_out: Path | None,
+) -> bool:
+    there = {(row.subset, row.region, row.clean_up) for row in rows if row.case == name}
+    saved = labels_out is None or all(_labels_path(labels_out, name, subset).exists() for subset in subsets)
+    return wanted <= there and saved
 
 
-def read_rows(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    kinds = {field.name: {"int": int, "float": float}.get(str(field.type), str) for field in fields(Row)}
-    with path.open(newline="") as file:
-        return [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in csv.DictReader(file)]
+def _gather(out: Path, candidate: Candidate, names: Sequence[str]) -> list[Row]:
+    """One table of everything; the ranks' own files go only once it is written."""
+    parts = sorted(out.glob(PARTS))
+    rows = _known_rows(out, candidate, names)
+    write_rows(out / TABLE, rows)
+    for part in parts:
+        part.unlink()
+    return rows
 
 
-def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of (patients,) `values`, percentile bootstrap over patients."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (BOOTSTRAP_SAMPLES, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
+def _meeting_point(size: int) -> Callable[[], object]:
+    """A function that returns once all ranks have called it."""
+    if size == 1:
+        return lambda: None
+    from datetime import timedelta
+
+    from torch import distributed
+
+    # A group of its own: the default one gives up after minutes, and ranks may end hours apart.
+    group = distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+    return partial(distributed.barrier, group)
 
 
-def summarise(rows: Sequence[Row], split: str) -> dict[str, object]:
-    """Means by clean-up, subset and region with n and 95 % CI, and the mean over the 15 subsets."""
-    summary: dict[str, object] = {
-        "checkpoint_sha256": rows[0].checkpoint_sha256,
-        "split": split,
-        "cases": sorted({r.case for r in rows}),
-    }
-    by_clean_up: dict[str, object] = {}
-    for clean_up in sorted({r.clean_up for r in rows}):
-        subsets: dict[str, dict[str, object]] = {}
-        for subset in (subset_name(s) for s in SUBSETS):
-            entry: dict[str, object] = {}
-            for region in REGIONS:
-                mine = [r for r in rows if (r.clean_up, r.subset, r.region) == (clean_up, subset, region)]
-                if not mine:
-                    continue
-                dice = np.array([r.dice for r in mine])
-                low, high = bootstrap_interval(dice)
-                entry[region] = round(float(dice.mean()), 4)
-                entry[f"{region}_ci95"] = [round(low, 4), round(high, 4)]
-                entry[f"{region}_hd95_mm"] = round(float(np.mean([r.hd95 for r in mine])), 2)
-                entry["n"] = len(mine)
-            if entry:
-                subsets[subset] = entry
-        mean = {
-            region: round(float(np.mean([entry[region] for entry in subsets.values()])), 4)  # type: ignore[misc]
-            for region in REGIONS
-        }
-        by_clean_up[clean_up] = {
-            "subsets": subsets,
-            "mean_over_subsets": mean,
-            "per_case": {subset: _per_case(rows, clean_up, subset) for subset in PER_CASE_SUBSETS},
-        }
-    summary["clean_up"] = by_clean_up
-    return summary
+def _on_threads(count: int, work: Callable[[LabelledCase], list[Row]], labelled: LabelledCase) -> list[Row]:
+    """In a process of a pool: the cores are shared out, or every process would start a thread for each."""
+    import torch
+
+    torch.set_num_threads(count)
+    return work(labelled)
 
 
-def _per_case(rows: Sequence[Row], clean_up: str, subset: str) -> dict[str, dict[str, float]]:
-    scores: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if (row.clean_up, row.subset) == (clean_up, subset):
-            scores.setdefault(row.case, {})[row.region] = round(row.dice, 4)
-    return scores
-
-
-def summary_table(summary: Mapping[str, Any], clean_up: str) -> str:
-    """The summary as a Markdown table, one line a subset."""
-    chosen = summary["clean_up"][clean_up]
-    mean = chosen["mean_over_subsets"]
-    average = "| mean over subsets | | " + " | ".join(f"{mean[r]:.3f}" for r in REGIONS) + " |"
-    return "\n".join([*subset_rows(chosen["subsets"]), average])
+def _line(rows: Sequence[Row]) -> str:
+    """What is told of a case: its richest subset without clean-up, if that was scored."""
+    richest = max(rows, key=lambda row: row.subset.count("+")).subset
+    shown = [row for row in rows if (row.subset, row.clean_up) == (richest, rows[0].clean_up)]
+    return f"{rows[0].case} ({richest}): " + ", ".join(f"{r.region} {r.dice:.3f} ({r.status})" for r in shown)

@@ -8,15 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from MSTKDSegmentLib.errors import WeightsError
-from MSTKDSegmentLib.network import PRESETS, build_network, count_macs, count_parameters
-from MSTKDSegmentLib.regions import CleanUp
-from MSTKDSegmentLib.weights import load_network, read_bundle, write_bundle
+from MSTKDSegmentLib.geometry import labels_to_native
+from MSTKDSegmentLib.inference import predict
+from MSTKDSegmentLib.metrics import region_dice
+from MSTKDSegmentLib.modalities import SUBSETS, subset_name
+from MSTKDSegmentLib.network import PRESETS, MSTKDNet, count_macs, count_parameters
+from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
+from MSTKDSegmentLib.regions import CleanUp, remove_small_components, voxel_volume_ml
+from MSTKDSegmentLib.weights import write_bundle
+
+from training.evaluate import with_subset
+from training.networks import network_of, read_checkpoint
 
 TEXTS = ("name", "description", "data", "licence", "citations")
 NO_METRICS: Mapping[str, Any] = {"split": None, "subsets": {}}
+# The bundle stores half precision: so much may the segmentations of the trainer and of the bundle differ.
+LEAST_AGREEMENT = 0.99
+# The exported bundle is tried with everything there is, with the clinical minimum, and with one sequence alone.
+TRIED_SUBSETS = (SUBSETS[-1], ("T1Gd", "FLAIR"), ("FLAIR",))
 
 
 def read_texts(path: Path) -> dict[str, Any]:
@@ -38,25 +49,31 @@ def export_bundle(
     texts: Mapping[str, Any],
     cases: list[str],
     fingerprint: str,
+    trial: Mapping[str, Any],
     evaluation: Path | None = None,
     clean_up: str = "none",
     clean_up_rules: CleanUp | None = None,
-) -> Path:
-    """Write the EMA weights of `checkpoint` as a bundle; `evaluation` is the summary.json of these very weights.
+) -> dict[str, float]:
+    """Write the averaged weights of `checkpoint` as a bundle at `out`; its agreement with the trainer on one patient.
 
-    A bundle that stands at `out` is replaced only when all is well. Raises WeightsError when the evaluation belongs to
-    other weights or to patients of the training, or when the exported network does not give the trainer's own output
-    (fp16 storage costs at most 1 % probability).
+    `trial`: that patient's volumes by sequence, as `read_case` takes them; both the trainer's network and the bundle,
+    read back through the product's own pipeline, segment it from several subsets. `evaluation` is the summary.json of
+    these very weights. A bundle that stands at `out` is replaced only when all is well. Returns the Dice between the
+    two segmentations by subset and region. Raises WeightsError when the evaluation belongs to other weights or to
+    patients of the training, when the two segmentations differ, or for a baseline, which the product does not run.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoint)
     config = state["config"]
+    if config["preset"] not in PRESETS:
+        raise WeightsError(
+            f"{checkpoint}: a {config['preset']} network is a baseline for tables; no bundle is made of it"
+        )
     summary = json.loads(evaluation.read_text()) if evaluation else None
-    network = build_network(config["preset"]).eval()
-    network.load_state_dict(state["average"])
+    network = network_of(state)
     card: dict[str, Any] = {
         **texts,
         "preset": config["preset"],
-        "network": PRESETS[config["preset"]].to_dict(),
+        "network": network.config.to_dict(),
         "parameters": count_parameters(network),
         "gmac_160x192x128": round(count_macs(network, (160, 192, 128)) / 1e9, 1),
         "training": {
@@ -74,11 +91,11 @@ def export_bundle(
         digest = write_bundle(draft, state["average"], card)
         if summary is not None:
             _require_fitting(summary, digest, cases, str(evaluation))
-        _verify(network, draft)
+        agreement = _verify(network, draft, read_case(trial))
         draft.replace(out)
     finally:
         draft.unlink(missing_ok=True)
-    return out
+    return agreement
 
 
 def _require_fitting(summary: Mapping[str, Any], digest: str, cases: list[str], source: str) -> None:
@@ -103,13 +120,27 @@ def _metrics_card(summary: Mapping[str, Any], clean_up: str) -> dict[str, Any]:
     }
 
 
-def _verify(network: torch.nn.Module, bundle: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 4, 64, 64, 64, generator=generator)
-    mask = torch.ones(1, 4)
-    with torch.inference_mode():
-        ours = torch.softmax(network(image, mask), 1)
-        theirs = torch.softmax(load_network(read_bundle(bundle))(image, mask), 1)
-    difference = float((ours - theirs).abs().max())
-    if not np.isfinite(difference) or difference > 0.01:
-        raise WeightsError(f"{bundle}: the exported network differs from the checkpoint by {difference:.3g}")
+def _verify(network: MSTKDNet, bundle: Path, case: PreparedCase) -> dict[str, float]:
+    """Dice between the trainer's and the bundle's segmentation of `case`, by subset and region.
+
+    Raises WeightsError when they differ by more than half precision explains.
+    """
+    segmenter = Segmenter(bundle, "cpu")
+    agreement: dict[str, float] = {}
+    for subset in TRIED_SUBSETS:
+        seen = with_subset(case, subset)
+        product = segmenter.segment_prepared(seen)
+        reference = seen.reference_image
+        prediction = predict(network, seen.image, seen.availability)
+        native = labels_to_native(prediction.probabilities, seen.grid, reference)
+        voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
+        trainers = remove_small_components(native, segmenter.clean_up, voxel_ml)
+        same = float(np.mean(product.labels == trainers))
+        for region, value in region_dice(product.labels, trainers).items():
+            agreement[f"{subset_name(subset)} {region}"] = value
+        if same < LEAST_AGREEMENT or region_dice(product.labels, trainers)["WT"] < LEAST_AGREEMENT:
+            raise WeightsError(
+                f"{bundle.name}: the exported network segments {seen.reference_image.GetSize()} voxels from "
+                f"{subset_name(subset)} differently from the checkpoint ({100 * (1 - same):.2f} % of all voxels)"
+            )
+    return agreement

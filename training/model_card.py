@@ -63,7 +63,11 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
         *subset_rows(metrics["subsets"]),
     ]
     mean = metrics["mean_over_subsets"]
-    lines += ["| **mean over the 15 subsets** | | " + " | ".join(f"**{mean[r]:.3f}**" for r in REGIONS) + " |", ""]
+    count = len(metrics["subsets"])
+    lines += [
+        f"| **mean over the {count} subsets** | | " + " | ".join(f"**{mean[r]:.3f}**" for r in REGIONS) + " |",
+        "",
+    ]
     for subset, cases in metrics["per_case"].items():
         lines += [f"### Each patient, {subset}", "", "| case | WT | TC | ET |", "|---|---|---|---|"]
         for case, scores in cases.items():

@@ -30,6 +30,9 @@ CancelCheck = Callable[[], bool]
 WINDOWS = (128, 96, 64)
 OVERLAP = 0.5
 
+TUMOUR_CLASSES = (1, 2, 3)  # NCR, ED, ET; class 0 is background
+CAVITY = 4
+
 
 @dataclass
 class Prediction:
@@ -81,6 +84,7 @@ def predict(
                 if not is_out_of_memory(error):
                     raise
             else:
+                probabilities = _cavity_as_background(probabilities)
                 if network.config.stem_stride > 1:
                     probabilities = _without_checkerboard(probabilities)
                 _clear_outside(probabilities, image)
@@ -115,6 +119,13 @@ def _that_fit(plan: list[int | None], network: MSTKDNet, shape: Sequence[int]) -
     return plan[first:], (
         f"{_describe(plan[0])} would take about {needs[0] / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
     )
+
+
+def _cavity_as_background(probabilities: np.ndarray) -> np.ndarray:
+    """(4 or 5, D, H, W) -> (4, D, H, W): a fifth class is the resection cavity, which is no part of the tumour."""
+    if len(probabilities) > len(TUMOUR_CLASSES) + 1:
+        probabilities[0] += probabilities[CAVITY]
+    return probabilities[: len(TUMOUR_CLASSES) + 1]
 
 
 def _without_checkerboard(probabilities: np.ndarray) -> np.ndarray:

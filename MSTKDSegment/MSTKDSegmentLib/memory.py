@@ -38,9 +38,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def bytes_needed(preset: str, shape: Sequence[int], window: Optional[int]) -> int:
     """About what the network of `preset` takes on the CPU for a volume (D, H, W), whole or in cubes of `window`."""
+    # A network that was never measured is counted like the larger one.
+    per_voxel = PASS_BYTES.get(preset, PASS_BYTES["paper"])
     if window is None:
-        return math.prod(shape) * PASS_BYTES[preset]
-    return window**3 * PASS_BYTES[preset] + math.prod(max(side, window) for side in shape) * SUM_BYTES
+        return math.prod(shape) * per_voxel
+    return window**3 * per_voxel + math.prod(max(side, window) for side in shape) * SUM_BYTES
 
 
 def available_memory(root: Path = Path("/")) -> Optional[int]:

@@ -105,7 +105,7 @@ class Features(NamedTuple):
 
     logits: Tensor  # (N, classes, D, H, W)
     attentions: tuple[Tensor, ...]  # 4 x (N, heads, tokens, tokens), rows sum to 1, before dropout (eq. 1)
-    tokens: tuple[Tensor, ...]  # 4 x (N, embed, d, h, w): z_i reshaped to the patch grid
+    tokens: tuple[Tensor, ...]  # 4 x (N, embed, d, h, w): z_i on the patch grid, after convolution and normalisation
     f_enc: Tensor  # (N, C8, D/8, H/8, W/8): the encoder's output
     f_t: Tensor  # same shape: the neck's output
     f_fused: Tensor  # same shape: f_enc&t, the decoder's input
@@ -214,7 +214,7 @@ class TransformerNeck(nn.Module):
         y = self.merge(y)
         for up in list(self.ups)[1:]:
             y = up(y)
-        return self.out(y), tuple(attentions), tuple(tapped) if want_features else ()
+        return self.out(y), tuple(attentions), tuple(maps) if want_features else ()
 
 
 class MSTKDNet(nn.Module):

@@ -150,6 +150,9 @@ def load_network(bundle: Bundle) -> MSTKDNet:
     if preset not in PRESETS:
         raise WeightsError(f"{bundle.source}: made for preset {preset!r}; this version knows {', '.join(PRESETS)}")
     known = json.loads(json.dumps(PRESETS[preset].to_dict()))
+    # Trained on post-treatment cases, a network may have a fifth class, the resection cavity.
+    if isinstance(bundle.card["network"], dict) and bundle.card["network"].get("classes") == known["classes"] + 1:
+        known["classes"] += 1
     if bundle.card["network"] != known:
         theirs = bundle.card["network"] if isinstance(bundle.card["network"], dict) else {}
         different = [
@@ -164,7 +167,7 @@ def load_network(bundle: Bundle) -> MSTKDNet:
     except Exception as error:  # torch raises many kinds here; each means the same to the user
         raise WeightsError(f"{bundle.source}: the weights cannot be read safely ({type(error).__name__})") from error
     with torch.device("meta"):
-        network = build_network(preset)
+        network = build_network(preset, classes=known["classes"])
     try:
         network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     except (RuntimeError, AttributeError) as error:

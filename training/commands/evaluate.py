@@ -1,0 +1,84 @@
+"""Score a bundle or a run's checkpoint on labelled cases, for all 15 subsets of the sequences.
+
+On several GPUs or machines: `torchrun --nproc-per-node N -m training evaluate ...`; run it again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+HELP = "score a bundle or a checkpoint over the 15 subsets"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="folder of labelled cases, or a datalist")
+    parser.add_argument("--layout", default="auto", help="auto, folders, msd or datalist")
+    parser.add_argument("--splits", type=Path, required=True, help="JSON that `split` wrote")
+    parser.add_argument("--split", default="val", help="part to evaluate (default: val)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--bundle", type=Path, help="bundle (.zip); default: the one that the product ships")
+    what.add_argument("--checkpoint", type=Path, help="last.pt or best.pt of a run")
+    parser.add_argument("--out", type=Path, required=True, help="folder for per_case.csv and summary.json")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--processes", type=int, default=1, help="cases at a time; the cores are shared out")
+    parser.add_argument("--subsets", nargs="+", metavar="SUBSET", help="such as T1Gd+FLAIR; default: all 15")
+    parser.add_argument("--limit-cases", type=int, metavar="N", help="the first N cases of the split only")
+    parser.add_argument("--save-labels", action="store_true", help="keep the label maps in OUT/labels")
+    parser.add_argument(
+        "--paper-legacy",
+        action="store_true",
+        help="also summarise HD95 as the published code has it (0 mm for empty masks), beside the right one",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from MSTKDSegmentLib.modalities import SUBSETS, parse_subset
+
+    from training.discovery import discover
+    from training.distributed import joined_world
+    from training.evaluate import CLEAN_UPS, Candidate, evaluate
+    from training.splits import part, read_splits
+
+    wanted = {parse_subset(text) for text in arguments.subsets} if arguments.subsets else set(SUBSETS)
+    names = part(read_splits(arguments.splits), arguments.split, arguments.splits)[: arguments.limit_cases]
+    cases = discover(arguments.data, arguments.layout).select(names)
+    with joined_world(arguments.device) as world:
+        # Under torchrun each process has its own GPU; alone, the product's choice of a device counts.
+        device = arguments.device if world.size == 1 else str(world.device)
+        if arguments.checkpoint:
+            candidate = Candidate.from_checkpoint(arguments.checkpoint, device)
+        else:
+            candidate = Candidate.from_bundle(arguments.bundle, device)
+        if world.is_main:
+            print(f"{candidate.source} on {candidate.device}: {len(cases)} cases of {arguments.split}", flush=True)
+        path = evaluate(
+            candidate,
+            cases,
+            arguments.out,
+            arguments.split,
+            CLEAN_UPS,
+            subsets=[subset for subset in SUBSETS if subset in wanted],
+            told=lambda text: print(text, flush=True),
+            processes=arguments.processes,
+            world=world,
+            paper_legacy=arguments.paper_legacy,
+            labels_out=arguments.out / "labels" if arguments.save_labels else None,
+        )
+        if world.is_main:
+            _report(path, list(CLEAN_UPS))
+
+
+def _report(path: Path, clean_ups: list[str]) -> None:
+    import json
+
+    from training.summary import summary_table
+
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    means = {name: summary["clean_up"][name]["mean_over_subsets"] for name in clean_ups}
+    for name, mean in means.items():
+        print(f"clean-up {name}: mean over subsets {mean}")
+    # Gentlest first: on a tie the gentler rule wins, so that clean-up is on only where it helps.
+    best = max(clean_ups, key=lambda name: sum(means[name].values()))
+    print(f"\nbest clean-up on {summary['split']}: {best}\n\n{summary_table(summary, best)}\n\n{path}")

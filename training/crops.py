@@ -1,0 +1,88 @@
+"""Crops for a training step. Every random choice comes from (seed, item number) alone.
+
+So a run that stops and resumes, or has more workers or processes, sees the very same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from MSTKDSegmentLib.modalities import SUBSETS, availability
+from torch.utils.data import Dataset
+
+from training.augment import Augmentation
+from training.config import SamplingConfig
+from training.losses import IGNORE
+from training.mixing import carve_mix
+
+CAVITY = 4
+
+
+class Cases(Protocol):
+    """Prepared cases by number: images (4, D, H, W) float16 and labels (D, H, W) uint8."""
+
+    names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def choose_centre(labels: np.ndarray, rng: np.random.Generator, tumour_share: float) -> np.ndarray:
+    """Voxel index to crop around: a voxel of a random label that is present, or (else) any voxel of the brain box."""
+    if rng.random() < tumour_share:
+        present = [label for label in (1, 2, 3) if (labels == label).any()]
+        if present:
+            candidates = np.flatnonzero(labels == rng.choice(present))
+            return np.array(np.unravel_index(rng.choice(candidates), labels.shape))
+    return np.array([rng.integers(0, side) for side in labels.shape])
+
+
+def choose_subset(rng: np.random.Generator, full_share: float) -> tuple[str, ...]:
+    """All four sequences with probability `full_share`, else one of the 15 subsets, uniformly (method: recipe)."""
+    return SUBSETS[-1] if rng.random() < full_share else SUBSETS[int(rng.integers(len(SUBSETS)))]
+
+
+def trained_labels(labels: torch.Tensor, resection_cavity: str) -> torch.Tensor:
+    """Labels with the cavity (4) as background, as `IGNORE`, or as it is (class)."""
+    if resection_cavity == "class":
+        return labels
+    return torch.where(labels == CAVITY, torch.full_like(labels, IGNORE if resection_cavity == "ignore" else 0), labels)
+
+
+class CropDataset(Dataset):
+    """Item number (any, endless) -> one augmented crop.
+
+    image (4, D, H, W) with all four sequences, availability (4,) of those that the student sees, label (D, H, W), and
+    case, the name of the patient(s).
+    """
+
+    def __init__(
+        self, cases: Cases, crop: Sequence[int], seed: int, sampling: SamplingConfig, augmentation: Augmentation
+    ) -> None:
+        self.cases, self.crop, self.seed = cases, tuple(crop), seed
+        self.sampling, self.augmentation = sampling, augmentation
+
+    def __getitem__(self, number: int) -> dict[str, object]:
+        rng = np.random.default_rng((self.seed, number))
+        index = int(rng.integers(len(self.cases)))
+        images, labels = self.cases[index]
+        name = self.cases.names[index]
+        if len(self.cases) > 1 and rng.random() < self.augmentation.config.carve_mix:
+            donor = (index + 1 + int(rng.integers(len(self.cases) - 1))) % len(self.cases)
+            images, labels = carve_mix(images, labels, *self.cases[donor], rng)
+            name = f"{name} with the lesion of {self.cases.names[donor]}"
+        centre = choose_centre(labels, rng, self.sampling.tumour_share)
+        # Jitter, so that the tumour is not always in the middle.
+        jitter = self.sampling.centre_jitter
+        centre = centre + rng.integers(-jitter, jitter + 1, size=3)
+        item: dict[str, object] = {}
+        cut = self.augmentation(images, labels, centre.tolist(), self.crop, int(rng.integers(2**31)))
+        item["image"] = cut["image"]
+        item["label"] = trained_labels(cut["label"], self.sampling.resection_cavity)
+        item["availability"] = torch.from_numpy(availability(choose_subset(rng, self.sampling.full_share)))
+        item["case"] = name
+        return item

@@ -1,0 +1,214 @@
+"""A run from its first to its last step: phases, data, checkpoints, validation, and every way of stopping early."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from training.augment import Augmentation
+from training.checkpoint import BEST, LAST, save_checkpoint
+from training.config import Phase, TrainingConfig, differences, plain, written
+from training.crops import Cases, CropDataset
+from training.distributed import World
+from training.engine import Trainer
+from training.networks import read_checkpoint
+from training.provenance import current_commit, package_versions
+from training.runlog import RunLog
+from training.validation import validation_dice
+
+
+class Stopped(KeyboardInterrupt):
+    """The user, or a cluster's scheduler, asked to stop; everything is saved."""
+
+
+def run_training(
+    config: TrainingConfig,
+    cases: Cases,
+    out: Path,
+    *,
+    world: World | None = None,
+    validation_cases: Cases | None = None,
+    stop_after: int | None = None,
+    change_config: bool = False,
+    tensorboard: bool = True,
+) -> Path:
+    """Train, resuming from `<out>/last.pt` when it is there; returns that checkpoint's path.
+
+    `stop_after` ends this call after so many steps (the run goes on at the next call). The best checkpoint on
+    `validation_cases`, if the configuration validates, is `<out>/best.pt`. Raises ValueError when the configuration is
+    not the one that the run was started with, unless `change_config` (the change stays in the history); Stopped after
+    Ctrl-C or SIGTERM; OutputError when the disk is full; FloatingPointError for a NaN. Each leaves a usable `last.pt`.
+    """
+    world = world or World()
+    _check_batches(config, world)
+    if config.validation.every and validation_cases is None:
+        raise ValueError("the configuration validates (validation.every), but the splits have no validation cases")
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, world)
+    _resume(trainer, out / LAST, change_config)
+    if world.is_main:
+        _describe(config, out)
+    end = config.total_steps if stop_after is None else min(config.total_steps, trainer.step + stop_after)
+    run = _Run(trainer, cases, validation_cases, out, end, tensorboard)
+    run.go()
+    return out / LAST
+
+
+def _check_batches(config: TrainingConfig, world: World) -> None:
+    wrong = [phase.batch for phase in config.phases if phase.batch % world.size]
+    if wrong:
+        raise ValueError(
+            f"batch {wrong[0]} cannot be shared by {world.size} processes; `batch` is the global one: a multiple of it"
+        )
+
+
+def _resume(trainer: Trainer, checkpoint: Path, change_config: bool) -> None:
+    if not checkpoint.exists():
+        return
+    state = read_checkpoint(checkpoint)
+    changed = differences(state["config"], plain(trainer.config))
+    if changed and not change_config:
+        raise ValueError(
+            f"{checkpoint} was trained with another configuration ({'; '.join(changed)}); "
+            "use another folder, or --change-config to go on with the new one"
+        )
+    trainer.load_state_dict(state)
+
+
+def _describe(config: TrainingConfig, out: Path) -> None:
+    """The resolved configuration, versions and commit beside the checkpoints."""
+    (out / "config.yaml").write_text(written(config))
+    about = {"versions": package_versions(), "commit": current_commit()}
+    (out / "versions.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[list[str]]:
+    """A list that receives the name of a signal (Ctrl-C, SIGTERM); a second Ctrl-C interrupts at once."""
+    asked: list[str] = []
+    before = {}
+
+    def note(number: int, _frame: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Only the main thread may set handlers; elsewhere (a test, a notebook's worker) Ctrl-C stays as it is.
+        with contextlib.suppress(ValueError):
+            before[number] = signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start_worker(_worker: int) -> None:
+    """Data workers leave Ctrl-C to the main process, compute on one thread, and at a lower priority.
+
+    On few cores they would otherwise stall the threads of each operation.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(5)
+
+
+class _Run:
+    """The state of one call of `run_training`."""
+
+    def __init__(
+        self, trainer: Trainer, cases: Cases, validation: Cases | None, out: Path, end: int, tensorboard: bool
+    ) -> None:
+        self.trainer, self.cases, self.validation, self.out, self.end = trainer, cases, validation, out, end
+        self.config, self.world = trainer.config, trainer.world
+        self.tensorboard = tensorboard
+        self.log: RunLog | None = None
+
+    def go(self) -> None:
+        config, trainer = self.config, self.trainer
+        with contextlib.ExitStack() as stack:
+            asked = stack.enter_context(stop_requests())
+            if self.world.is_main:
+                self.log = RunLog(self.out, trainer.step, config.total_steps, config.log_every, self.tensorboard)
+                stack.enter_context(self.log)
+            first_step, first_item = 0, 0
+            for phase in config.phases:
+                last = min(first_step + phase.steps, self.end)
+                if trainer.step < last:
+                    self._phase(phase, last, first_item - first_step * phase.batch, asked)
+                first_step += phase.steps
+                first_item += phase.steps * phase.batch
+        self._save(LAST)
+
+    def _loader(self, phase: Phase, end: int, offset: int) -> DataLoader:
+        """Batches of this process up to step `end`: item `offset + step * batch + i`, shared out among processes."""
+        share = phase.batch // self.world.size
+        starts = (offset + step * phase.batch + self.world.rank * share for step in range(self.trainer.step, end))
+        numbers = [start + i for start in starts for i in range(share)]
+        workers = self.config.sampling.workers
+        return DataLoader(
+            CropDataset(
+                self.cases,
+                phase.crop,
+                self.config.seed,
+                self.config.sampling,
+                Augmentation(self.config.augmentation),
+            ),
+            batch_size=share,
+            sampler=numbers,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_start_worker if workers else None,
+            pin_memory=self.world.device.type == "cuda",
+        )
+
+    def _phase(self, phase: Phase, end: int, offset: int, asked: list[str]) -> None:
+        trainer, config = self.trainer, self.config
+        start = time.perf_counter()
+        for batch in self._loader(phase, end, offset):
+            figures = trainer.train_step(batch)
+            now = time.perf_counter()
+            trainer.seconds += now - start
+            start = now
+            if self.log is not None:
+                about = {"crop": list(phase.crop), "seconds": round(trainer.seconds, 1)}
+                self.log.step(trainer.step, figures, phase.batch, about)
+            if self.world.any(bool(asked)):
+                self._save(LAST)
+                raise Stopped(
+                    f"stopped at step {trainer.step} of {config.total_steps}; {self.out / LAST} is saved. Run the same "
+                    "command again to go on from there"
+                )
+            if trainer.step % config.checkpoint_every == 0:
+                self._save(LAST)
+            if config.validation.every and trainer.step % config.validation.every == 0:
+                self._validate()
+                start = time.perf_counter()
+
+    def _validate(self) -> None:
+        assert self.validation is not None
+        subsets = self.config.validation.subsets
+        figures = validation_dice(self.trainer.average, self.validation, subsets, self.world)
+        better = figures["score"] > self.trainer.best_score
+        self.trainer.best_score = max(figures["score"], self.trainer.best_score)
+        if self.log is not None:
+            self.log.record(self.trainer.step, {f"validation/{name}": value for name, value in figures.items()})
+            self.log.say(f"step {self.trainer.step}: validation Dice {figures['score']:.3f}{' (best)' * better}")
+        if better:
+            self._save(BEST)
+        self._save(LAST)
+
+    def _save(self, name: str) -> None:
+        if self.world.is_main:
+            save_checkpoint(self.trainer.state_dict(), self.out / name)
+        self.world.barrier()

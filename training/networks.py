@@ -1,0 +1,144 @@
+"""The networks that can be trained: MST-KDNet's presets, MONAI's baselines behind the same call, the discriminator."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from MSTKDSegmentLib.errors import WeightsError
+from MSTKDSegmentLib.modalities import MODALITIES
+from MSTKDSegmentLib.network import PRESETS, build_network
+from MSTKDSegmentLib.weights import load_network, read_bundle
+from torch import Tensor, nn
+
+BASELINES = ("segresnet", "unetr")
+# UNETR's positions belong to one size: whole volumes are run in windows of this side.
+UNETR_SIDE = 96
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What `MSTKDSegmentLib.inference` asks of a network's configuration."""
+
+    preset: str
+    classes: int = 4
+    stem_stride: int = 1
+
+
+class Baseline(nn.Module):
+    """A MONAI network called like ours; absent sequences are zero channels, as modality dropout trains it."""
+
+    def __init__(self, preset: str, classes: int) -> None:
+        super().__init__()
+        from monai.networks.nets import UNETR, SegResNet
+
+        self.config = BaselineConfig(preset, classes)
+        inputs = len(MODALITIES)
+        if preset == "segresnet":
+            # Myronenko 2018 (BraTS winner), MONAI's own BraTS tutorial: 16 filters.
+            self.body: nn.Module = SegResNet(
+                init_filters=16, in_channels=inputs, out_channels=classes, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)
+            )
+        else:
+            self.body = UNETR(inputs, classes, (UNETR_SIDE,) * 3, feature_size=16, norm_name="instance")
+
+    @property
+    def window(self) -> int | None:
+        """The only side that the network takes; None: any multiple of 32."""
+        return UNETR_SIDE if self.config.preset == "unetr" else None
+
+    def forward(self, x: Tensor, availability: Tensor) -> Tensor:
+        """x (N, 4, D, H, W), zero where absent; availability is not needed -> logits (N, classes, D, H, W)."""
+        if self.window and tuple(x.shape[2:]) != (self.window,) * 3:
+            raise ValueError(f"UNETR takes crops of {self.window} voxels a side, got {tuple(x.shape[2:])}")
+        return self.body(x)
+
+
+def build_training_network(preset: str, classes: int = 4, gradient_checkpointing: bool = False) -> nn.Module:
+    """A freshly initialised network of `preset` (compact, paper, segresnet, unetr); ValueError if there is no such."""
+    if preset in PRESETS:
+        return build_network(preset, gradient_checkpointing, classes=classes)
+    if preset in BASELINES:
+        return Baseline(preset, classes)
+    raise ValueError(f"unknown preset {preset!r}; known: {', '.join([*PRESETS, *BASELINES])}")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a training run saved (tensors and plain data only). Raises WeightsError naming an unreadable file."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; give a bundle (.zip) or a run's checkpoint (.pt)")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds here; each means the same to the user
+        raise WeightsError(f"{path}: not a training checkpoint, or damaged ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not {"config", "average", "step"} <= set(state):
+        raise WeightsError(f"{path}: not a training checkpoint of this software")
+    return state
+
+
+def network_of(state: dict[str, Any]) -> Any:
+    """The averaged network of a checkpoint, in evaluation mode. Raises WeightsError where the weights do not fit."""
+    config = state["config"]
+    classes = 5 if config.get("sampling", {}).get("resection_cavity") == "class" else 4
+    network = build_training_network(config["preset"], classes)
+    try:
+        network.load_state_dict(state["average"])
+    except RuntimeError as error:
+        raise WeightsError(f"the checkpoint's weights do not fit {config['preset']} ({error})") from error
+    return network.requires_grad_(False).eval()
+
+
+def trained_state(path: str | Path) -> tuple[str, dict[str, Tensor], str]:
+    """Preset, weights and sha256 of a bundle's network or of a checkpoint's averaged one."""
+    place = Path(path)
+    if place.suffix == ".zip":
+        bundle = read_bundle(place)
+        return str(bundle.card["preset"]), load_network(bundle).state_dict(), bundle.sha256
+    state = read_checkpoint(place)
+    return state["config"]["preset"], state["average"], file_sha256(place)
+
+
+def load_into(network: nn.Module, path: str | Path) -> str:
+    """Give `network` the weights in `path`; returns their sha256. Raises WeightsError where they do not fit."""
+    preset, weights, digest = trained_state(path)
+    mine = network.config.preset  # type: ignore[union-attr]
+    if preset != mine:
+        raise WeightsError(f"{path}: weights of preset {preset!r}, the run's preset is {mine!r}")
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: the weights do not fit ({str(error).splitlines()[-1].strip()})") from error
+    return digest
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Discriminator(nn.Module):
+    """Tells the fused features of complete and of missing input apart (eq. 9): patch-wise, raw outputs.
+
+    (N, C, D/8, H/8, W/8) -> (N, 1, d, h, w).
+    """
+
+    def __init__(self, channels: int, width: int = 64) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv3d(channels, width, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv3d(width, width, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv3d(width, width, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv3d(width, 1, 1),
+        )
+
+    def forward(self, fused: Tensor) -> Tensor:
+        return self.body(fused.float())
