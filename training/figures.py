@@ -209,7 +209,9 @@ def case_panel(cases: Sequence[PanelCase], path: Path) -> Path:
     for case, crop, line in zip(cases, crops, tiles):
         _panel_row(case, crop, line, subsets)
     for axes, title in zip(tiles[0], titles):
-        axes.set_title(title.replace("+", " + ") if len(title) < 12 else title.replace("+", "\n+ ", 1), fontsize=9)
+        # Two sequences a line: four names in one are wider than a tile.
+        parts = title.split("+")
+        axes.set_title("\n+ ".join(" + ".join(parts[i : i + 2]) for i in range(0, len(parts), 2)), fontsize=9)
     _label_legend(figure)
     return _save(figure, path)
 
@@ -243,7 +245,7 @@ def _panel_row(case: PanelCase, crop: tuple[int, slice, slice], line: Sequence[A
         text = "  ".join(f"{region} {100 * dice[region]:.0f}" for region in REGIONS)
         # The dark ground keeps the figures legible where the image or an overlay is bright.
         ground = {"facecolor": "black", "alpha": 0.7, "linewidth": 0, "pad": 1.5}
-        place = {"transform": axes.transAxes, "ha": "center", "va": "bottom", "bbox": ground}
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "bottom", "bbox": ground}
         axes.text(0.5, 0.02, text, color="white", fontsize=7.5, **place)
     line[0].set_ylabel(case.name if len(case.name) < 22 else case.name[:20] + "...", fontsize=8)
 

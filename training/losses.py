@@ -74,24 +74,34 @@ def extreme_value_sequences(attentions: Sequence[Tensor]) -> tuple[Tensor, Tenso
 def evd_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Extreme-value distillation, the alpha term of eq. 4, in units of the teacher: 1 for a student that has nothing.
 
-    For each sample, sum over EV_1, EV_2, EV_3 of |EV^f - EV^m|^2 / |EV^f|^2; mean over samples. The plain mean square
-    runs over eight orders of magnitude with the sharpness of attention, so that no fixed alpha would fit.
+    For each sample the squared differences of EV_1, EV_2 and EV_3 over their squared size in the teacher, both summed
+    over all three; mean over samples. The plain mean square runs over eight orders of magnitude with the sharpness of
+    attention, so that no fixed alpha would fit; one denominator for all three, because EV_2 alone may vanish.
+    Raises ValueError when student and teacher were tapped differently.
     """
+    _same_taps(student, teacher)
     theirs = extreme_value_sequences([a.detach() for a in teacher])
-    terms = []
-    for mine, other in zip(extreme_value_sequences(student), theirs):
-        error, size = ((mine - other) ** 2).flatten(1).sum(1), (other**2).flatten(1).sum(1)
-        terms.append((error / size.clamp_min(1e-12)).mean())
-    return torch.stack(terms).sum()
+    pairs = list(zip(extreme_value_sequences(student), theirs))
+    error = torch.stack([(mine - other).square().flatten(1).sum(1) for mine, other in pairs]).sum(0)
+    size = torch.stack([other.square().flatten(1).sum(1) for _, other in pairs]).sum(0)
+    return (error / size).mean()
 
 
 def mst_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """The beta term of eq. 4: mean-square differences of the tapped tokens z_i (N, embed, d, h, w), summed over taps.
 
-    The z_i are those after convolution and normalisation (section 2.1), whose size does not grow with depth.
+    The z_i are those after convolution and normalisation (section 2.1), whose size does not grow with depth. Raises
+    ValueError when student and teacher were tapped differently.
     """
+    _same_taps(student, teacher)
     pairs = zip(student, teacher)
     return torch.stack([F.mse_loss(mine.float(), other.detach().float()) for mine, other in pairs]).sum()
+
+
+def _same_taps(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    mine, theirs = [tuple(t.shape) for t in student], [tuple(t.shape) for t in teacher]
+    if mine != theirs:
+        raise ValueError(f"student and teacher were tapped differently: {mine} and {theirs}")
 
 
 # --- DMLD, eq. 5-8 ---
@@ -116,7 +126,7 @@ def standardise(logits: Tensor) -> Tensor:
 def standardised_kl(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """Eq. 6 and 7: KL(teacher || student) of the standardised logits at temperature `tau`.
 
-    Summed over the classes, mean over voxels and samples; eq. 8's factor tau^2 is `weighted_terms`'s.
+    Summed over the classes, mean over voxels and samples; eq. 8's factor tau^2 is `term_weights`'s.
     """
     theirs = F.log_softmax(standardise(teacher.detach()) / tau, dim=1)
     mine = F.log_softmax(standardise(student) / tau, dim=1)

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 def each(work: Callable[[Item], Result], items: Sequence[Item], processes: int = 1) -> Iterator[Result]:
     """`work` of every item, in order, as soon as it is there; several processes share the cores.
 
-    On Ctrl-C the cases under way are finished, so that no file is left half written; the others are not begun.
+    On Ctrl-C the items under way (and one that waits its turn) are finished, so that no file is left half written.
     """
     if processes <= 1 or len(items) <= 1:
         yield from map(work, items)
