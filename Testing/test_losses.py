@@ -52,8 +52,12 @@ def slow_mean_square(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def slow_evd(student: np.ndarray, teacher: np.ndarray) -> float:
-    """Eq. 4, first term."""
-    return sum(map(slow_mean_square, slow_extreme_values(student), slow_extreme_values(teacher)))
+    """Eq. 4, first term, relative to both networks' own extreme values: (L, N, heads, t, t)."""
+    per_sample = []
+    for n in range(student.shape[1]):
+        mine, theirs = (slow_extreme_values(x[:, n : n + 1])[:, 0] for x in (student, teacher))
+        per_sample.append(((mine - theirs) ** 2).sum() / ((mine**2).sum() + (theirs**2).sum()))
+    return sum(per_sample) / len(per_sample)
 
 
 def slow_standardise(values: list[float]) -> list[float]:
@@ -301,9 +305,9 @@ def test_extreme_values_of_uniform_attention_are_one_for_any_number_of_tokens(to
 
 def test_evd_loss_by_hand():
     # Against uniform attention, whose sequences are all 1: squared differences of the values above,
-    # (2.8125 + 10.25) / 8 + (1.8125 + 2.25) / 8 + (1.65625 + 5.125) / 8.
+    # 13.0625 + 4.0625 + 6.78125 = 23.90625. Squared sizes: 24 ones, and 29.5625 + 8.5625 + 17.28125 = 55.40625.
     uniform = [torch.full((1, 1, 2, 2), 0.5)] * 2
-    assert float(losses.evd_loss(TWO_TAPS, uniform)) == pytest.approx(2.98828125)
+    assert float(losses.evd_loss(TWO_TAPS, uniform)) == pytest.approx(23.90625 / (24 + 55.40625))
 
 
 def test_mst_loss_by_hand():

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f'training: error: {error}; install the tools first: pip install -e ".[train]"', file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print(f"training: {error or 'stopped; run the same command again to go on'}", file=sys.stderr)
+        print(f"training: {str(error) or 'stopped; run the same command again to go on'}", file=sys.stderr)
         return 130
     return 0
 

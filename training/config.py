@@ -126,7 +126,7 @@ class DistillationConfig:
     lambda_2: float = 1.0  # DMLD
     lambda_3: float = 1.0  # GSME
     lambda_4: float = 1.0  # Dice and cross entropy
-    alpha: float = 0.05
+    alpha: float = 0.1
     beta: float = 0.1
     lambda_mse: float = 0.02
     lambda_kd: float = 2.0

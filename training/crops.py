@@ -15,10 +15,9 @@ from torch.utils.data import Dataset
 
 from training.augment import Augmentation
 from training.config import SamplingConfig
+from training.labels import CAVITY
 from training.losses import IGNORE
 from training.mixing import carve_mix
-
-CAVITY = 4
 
 
 class Cases(Protocol):

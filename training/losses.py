@@ -72,18 +72,17 @@ def extreme_value_sequences(attentions: Sequence[Tensor]) -> tuple[Tensor, Tenso
 
 
 def evd_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Extreme-value distillation, the alpha term of eq. 4, in units of the teacher: 1 for a student that has nothing.
+    """Extreme-value distillation, the alpha term of eq. 4, between 0 (equal) and 1 (a student that has nothing).
 
-    For each sample the squared differences of EV_1, EV_2 and EV_3 over their squared size in the teacher, both summed
-    over all three; mean over samples. The plain mean square runs over eight orders of magnitude with the sharpness of
-    attention, so that no fixed alpha would fit; one denominator for all three, because EV_2 alone may vanish.
+    For each sample |EV^f - EV^m|^2 / (|EV^f|^2 + |EV^m|^2), each norm over EV_1, EV_2 and EV_3 together; mean over
+    samples. The plain mean square of eq. 4 runs over eight orders of magnitude with the sharpness of attention (one
+    sharp head gives t^3), so that no fixed alpha would fit and single crops would drown all other terms.
     Raises ValueError when student and teacher were tapped differently.
     """
     _same_taps(student, teacher)
-    theirs = extreme_value_sequences([a.detach() for a in teacher])
-    pairs = list(zip(extreme_value_sequences(student), theirs))
-    error = torch.stack([(mine - other).square().flatten(1).sum(1) for mine, other in pairs]).sum(0)
-    size = torch.stack([other.square().flatten(1).sum(1) for _, other in pairs]).sum(0)
+    theirs = torch.stack(extreme_value_sequences([a.detach() for a in teacher]), dim=1).flatten(1)
+    mine = torch.stack(extreme_value_sequences(student), dim=1).flatten(1)
+    error, size = (mine - theirs).square().sum(1), mine.square().sum(1) + theirs.square().sum(1)
     return (error / size).mean()
 
 

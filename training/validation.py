@@ -12,8 +12,9 @@ from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
 from torch import nn
 
 from training.config import SIDE_MULTIPLE
-from training.crops import CAVITY, Cases
+from training.crops import Cases
 from training.distributed import World
+from training.labels import CAVITY
 
 BY_NAME = {subset_name(subset): subset for subset in SUBSETS}
 
