@@ -1,357 +1,441 @@
-"""Training: data, losses, resume, export. One tiny labelled case is made on the fly."""
+"""The engine and the loop: steps, teachers, exact resume, stopping in every way, validation, logs."""
 
+from __future__ import annotations
+
+import copy
 import json
+import math
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("monai", reason="training needs the `train` extra")
-pytest.importorskip("yaml", reason="training needs the `train` extra")
+pytest.importorskip("pydantic", reason="training needs the `train` extra")
 
-from MSTKDSegmentLib.errors import InputError, WeightsError  # noqa: E402
-from MSTKDSegmentLib.modalities import SUBSETS, subset_name  # noqa: E402
-from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
-from MSTKDSegmentLib.regions import NO_CLEAN_UP  # noqa: E402
-from MSTKDSegmentLib.weights import read_bundle  # noqa: E402
+import training_run as tiny  # noqa: E402
+from MSTKDSegmentLib.errors import OutputError, WeightsError  # noqa: E402
+from MSTKDSegmentLib.weights import default_bundle_path  # noqa: E402
 
-from training.augment import Augmentation, AugmentationConfig, crop_around  # noqa: E402
-from training.config import ConfigError, config_from_dict, load_config  # noqa: E402
-from training.data import (  # noqa: E402
-    CropDataset,
-    LabelledCase,
-    cache_fingerprint,
-    choose_centre,
-    choose_subset,
-    find_case,
-    label_convention,
-    load_case,
-    prepare_case,
-    read_splits,
+from training import losses  # noqa: E402
+from training.config import (  # noqa: E402
+    DistillationConfig,
+    OptimiserConfig,
+    Phase,
+    SamplingConfig,
+    TeacherConfig,
+    ValidationConfig,
 )
-from training.engine import Phase, TrainingConfig, run_training  # noqa: E402
-from training.evaluate import Row, bootstrap_interval, evaluate, read_rows, write_rows  # noqa: E402
-from training.export import export_bundle, read_texts  # noqa: E402
-from training.losses import region_probabilities, region_targets, segmentation_loss  # noqa: E402
-from training.model_card import card_markdown  # noqa: E402
-
-SMALL = TrainingConfig(phases=(Phase(3, (32, 32, 32), 1), Phase(3, (32, 32, 64), 1)), warmup_steps=2, workers=0)
+from training.distributed import World, joined_world  # noqa: E402
+from training.engine import Trainer  # noqa: E402
+from training.loop import Stopped, run_training  # noqa: E402
+from training.runlog import read_log  # noqa: E402
+from training.validation import padded, predicted_labels, validation_dice  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def labelled_folder(tmp_path_factory):
-    """A BraTS-style folder: ellipsoid brain of 60 x 64 x 56 mm with nested spheres as tumour, 1 mm, LPS."""
-    folder = tmp_path_factory.mktemp("data") / "Case_1"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    z, y, x = np.mgrid[-32:32, -36:36, -34:34]
-    brain = (z / 28) ** 2 + (y / 32) ** 2 + (x / 30) ** 2 < 1
-    distance = np.sqrt((z - 4) ** 2 + (y + 6) ** 2 + (x - 5) ** 2)
-    labels = np.select([distance < 4, distance < 8, distance < 14], [1, 4, 2], 0).astype(np.uint8)
-    for name, bright in (("t1", ()), ("t1ce", (4,)), ("t2", (1, 2)), ("flair", (2, 4))):
-        array = np.where(brain, rng.normal(200, 20, brain.shape) + 200 * np.isin(labels, bright), 0)
-        sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.int16)), str(folder / f"Case_1_{name}.nii.gz"))
-    sitk.WriteImage(sitk.GetImageFromArray(labels), str(folder / "Case_1_seg.nii.gz"))
-    return folder
+def cases(tmp_path_factory):
+    return tiny.prepared_cases(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.fixture(scope="module")
-def cache(labelled_folder, tmp_path_factory):
-    out = tmp_path_factory.mktemp("cache")
-    prepare_case(find_case(labelled_folder), out)
-    return out
+def teacher(cases, tmp_path_factory):
+    """A checkpoint to be taught by, of another seed and two steps."""
+    out = tmp_path_factory.mktemp("teacher")
+    return run(tiny.changed(seed=5, phases=(Phase(2, (32, 32, 32)),)), cases, out)
 
 
-@pytest.fixture(scope="module")
-def finished_run(cache, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
-    run_training(SMALL, cache, ["Case_1"], out)
-    return out
+def run(config, cases, out, **options):
+    return run_training(config, cases, out, tensorboard=False, **options)
 
 
-# --- data ---
+def loaded(path):
+    return torch.load(path, weights_only=True)
 
 
-def test_prepared_case_is_normalised_cut_to_the_brain_and_relabelled(cache):
-    images, labels = load_case(cache, "Case_1")
-    assert images.shape == (4, *labels.shape)
-    assert images.dtype == np.float16
-    assert sorted(np.unique(labels)) == [0, 1, 2, 3]
-    assert all(54 <= side <= 66 for side in labels.shape)
-    t1 = images[0].astype(np.float32)
-    assert t1[t1 != 0].mean() == pytest.approx(0, abs=0.05)
-    # T1Gd is brightest where the label says ET.
-    assert images[1][labels == 3].mean() > images[1][labels == 2].mean() + 2
+def same_tensors(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "convention"),
-    [
-        ("BraTS20_1", (0, 1, 2, 4), "brats2021"),
-        ("BraTS-GLI-00005-000", (0, 1, 2, 3), "brats2023"),
-        ("BraTS-GLI-02063-100", (0, 1, 2, 3, 4), "brats2024"),
-        ("MSD_BRATS_001", (0, 1, 2, 3), "msd"),
-        ("BraTS-GLI-02063-100", (0, 1, 2, 4), "brats2024"),
-        ("BraTS-GLI-00002-000", (0, 1, 2, 4), "brats2021"),
-        ("any", (0, 1, 2), "brats2023"),
-    ],
-)
-def test_label_conventions(name, values, convention, tmp_path):
-    assert label_convention(LabelledCase(name, {}, tmp_path), values) == convention
+def with_teacher(mode, teacher, **distillation):
+    weights = str(teacher) if mode == "frozen" else ""
+    return tiny.changed(teacher=TeacherConfig(mode, weights), distillation=DistillationConfig(**distillation))
 
 
-def test_a_case_without_a_sequence_or_labels_is_named(labelled_folder, tmp_path):
-    for left_out, words in (("t2", "T2"), ("seg", "expected one")):
-        folder = tmp_path / left_out
-        folder.mkdir()
-        for file in labelled_folder.iterdir():
-            if not file.name.endswith(f"_{left_out}.nii.gz"):
-                (folder / file.name).write_bytes(file.read_bytes())
-        with pytest.raises(InputError, match=words):
-            find_case(folder)
+def tensors_of(value, path=""):
+    """Every tensor in nested dictionaries and lists, by its place."""
+    if torch.is_tensor(value):
+        return {path: value}
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return {place: tensor for key, item in pairs for place, tensor in tensors_of(item, f"{path}/{key}").items()}
 
 
-def test_a_case_in_two_splits_is_refused(tmp_path):
-    path = tmp_path / "splits.json"
-    path.write_text(json.dumps({"train": ["a", "b"], "val": ["b"]}))
-    with pytest.raises(ValueError, match="more than one split: b"):
-        read_splits(path)
+# --- steps ---
 
 
-def test_crops_leave_the_volume_with_zeros():
-    array = np.arange(4 * 5 * 6).reshape(4, 5, 6) + 1
-    crop = crop_around(array, (0, 2, 5), (4, 4, 4))
-    assert crop.shape == (4, 4, 4)
-    assert not crop[:2].any()
-    assert not crop[..., 3:].any()
-    assert crop[2, 2, 2] == array[0, 2, 5]
+def test_half_precision_scales_its_gradients_and_takes_a_step(cases):
+    trainer = Trainer(tiny.changed(precision="fp16"))
+    before = trainer.network.stem.weight.clone()
+    assert math.isfinite(trainer.train_step(tiny.batch(cases, 3))["loss"])
+    assert trainer.scaler.get_scale() > 1
+    assert "scaler" in trainer.state_dict()
+    assert not torch.equal(before, trainer.network.stem.weight)
 
 
-def test_centres_visit_every_label_and_subsets_are_as_likely_as_stated():
-    labels = np.zeros((20, 20, 20), np.uint8)
-    labels[5, 5, 5], labels[10:14, 10:14, 10:14], labels[2, 2, 2] = 1, 2, 3
-    rng = np.random.default_rng(0)
-    hit = [labels[tuple(choose_centre(labels, rng, tumour_share=1.0))] for _ in range(600)]
-    assert np.bincount(hit, minlength=4)[1:].min() > 150
-    drawn = [choose_subset(rng, full_share=0.2) for _ in range(6000)]
-    assert set(drawn) == set(SUBSETS)
-    assert drawn.count(SUBSETS[-1]) / 6000 == pytest.approx(0.2 + 0.8 / 15, abs=0.03)
-    assert drawn.count(("FLAIR",)) / 6000 == pytest.approx(0.8 / 15, abs=0.02)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_few_steps_lower_the_loss_on_one_crop(cases, precision):
+    trainer = Trainer(tiny.changed(precision=precision, optimiser=OptimiserConfig(learning_rate=2e-3, warmup_steps=1)))
+    item = tiny.batch(cases, 3)
+    found = [trainer.train_step(item)["loss"] for _ in range(12)]
+    assert found[-1] < 0.7 * found[0]
 
 
-def dataset(cache, seed=1):
-    return CropDataset(
-        [load_case(cache, "Case_1")], (32, 32, 32), seed, 0.8, 0.2, Augmentation(AugmentationConfig(affine=1.0))
+@pytest.mark.parametrize("mode", ["frozen", "joint", "ema"])
+def test_the_loss_is_the_weighted_sum_of_all_terms(cases, teacher, mode):
+    trainer = Trainer(with_teacher(mode, teacher))
+    figures = trainer.train_step(tiny.batch(cases, 0, 1))
+    weights = losses.term_weights(trainer.config.distillation)
+    total = sum(weights[name] * figures[f"term/{name}"] for name in losses.TERMS)
+    assert figures["loss"] == pytest.approx(total, rel=1e-4)
+    assert sum(figures[f"share/{name}"] for name in losses.TERMS) == pytest.approx(1, abs=1e-4)
+
+
+def test_at_the_start_every_term_has_a_sensible_share(cases):
+    """A random student and a trained teacher: no term is below a thousandth of the total, none above segmentation."""
+    taught = tiny.changed(teacher=TeacherConfig("frozen", str(default_bundle_path())))
+    figures = Trainer(taught).train_step(tiny.batch(cases, 0, 1, 2, 3))
+    shares = {name: figures[f"share/{name}"] for name in losses.TERMS}
+    assert min(shares.values()) > 1e-3
+    assert max(shares, key=lambda name: shares[name]) == "segmentation"
+
+
+def test_terms_without_a_weight_are_not_computed_and_the_ramp_spares_the_segmentation(cases, teacher):
+    trainer = Trainer(with_teacher("frozen", teacher, lambda_1=0, lambda_3=0, ramp_steps=4))
+    assert trainer.discriminator is None
+    figures = trainer.train_step(tiny.batch(cases, 0))
+    assert {name for name in figures if name.startswith("term/")} == {
+        "term/segmentation",
+        "term/logit_mse",
+        "term/logit_kl",
+    }
+    weights = losses.term_weights(trainer.config.distillation)
+    distilled = sum(weights[name] * figures[f"term/{name}"] for name in ("logit_mse", "logit_kl"))
+    assert figures["loss"] == pytest.approx(figures["term/segmentation"] + distilled / 4, rel=1e-4)
+
+
+def test_a_frozen_teacher_is_its_file_and_stays_as_it_was(cases, teacher):
+    trainer = Trainer(with_teacher("frozen", teacher))
+    trainer.train_step(tiny.batch(cases, 0))
+    assert same_tensors(dict(trainer.teacher.state_dict()), loaded(teacher)["average"])
+    assert not trainer.teacher.training
+    assert all(p.grad is None for p in trainer.teacher.parameters())
+    assert trainer.history[0]["teacher_sha256"]
+
+
+def test_distillation_teaches_the_student_and_never_the_joint_teacher(cases):
+    """Without a share in the Dice term, a joint teacher gets no gradient from any of the distillation losses."""
+    config = tiny.changed(
+        teacher=TeacherConfig("joint", teacher_share=0.0), optimiser=OptimiserConfig("adam", weight_decay=0)
     )
-
-
-def test_a_step_gives_the_same_crop_again_and_others_differ(cache):
-    first, again, other = dataset(cache)[7], dataset(cache)[7], dataset(cache)[8]
-    for name in first:
-        assert torch.equal(first[name], again[name])
-    assert not torch.equal(first["image"], other["image"])
-    assert not torch.equal(first["image"], dataset(cache, seed=2)[7]["image"])
-
-
-def test_crops_hold_what_the_network_expects(cache):
-    items = [dataset(cache)[i] for i in range(12)]
-    for item in items:
-        assert item["image"].shape == (4, 32, 32, 32)
-        assert item["image"].dtype == torch.float32
-        assert item["label"].dtype == torch.int64
-        assert set(item["label"].unique().tolist()) <= {0, 1, 2, 3}
-        absent = item["availability"] == 0
-        assert not item["image"][absent].any()
-        assert item["image"][~absent].abs().sum() > 0
-    assert len({tuple(item["availability"].tolist()) for item in items}) > 4
-
-
-# --- losses ---
-
-
-def test_segmentation_loss_by_hand():
-    """One voxel, label ET, equal logits: CE = ln 4; Dice terms with smoothing 1 from p(WT, TC, ET) = 3/4, 1/2, 1/4."""
-    logits, labels = torch.zeros(1, 4, 1, 1, 1), torch.full((1, 1, 1, 1), 3)
-    dice = np.mean([1 - (2 * p + 1) / (p + 1 + 1) for p in (0.75, 0.5, 0.25)])
-    assert float(segmentation_loss(logits, labels)) == pytest.approx(dice + np.log(4), rel=1e-5)
-
-
-def test_segmentation_loss_is_near_zero_for_the_right_answer_and_large_for_the_wrong_one():
-    labels = torch.randint(0, 4, (1, 8, 8, 8), generator=torch.Generator().manual_seed(0))
-    right = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1) * 40.0
-    assert float(segmentation_loss(right, labels)) < 1e-3
-    assert float(segmentation_loss(-right, labels)) > 5
-
-
-def test_regions_are_nested_for_any_logits():
-    p = region_probabilities(torch.randn(2, 4, 6, 6, 6) * 5)
-    assert (p[:, 0] + 1e-6 >= p[:, 1]).all()
-    assert (p[:, 1] + 1e-6 >= p[:, 2]).all()
-    targets = region_targets(torch.tensor([[[[0, 1, 2, 3]]]]))
-    assert targets[0, :, 0, 0].tolist() == [[0, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1]]
-
-
-# --- engine ---
-
-
-def test_resume_goes_on_bit_by_bit(cache, finished_run, tmp_path):
-    run_training(SMALL, cache, ["Case_1"], tmp_path, stop_after=2)
-    run_training(SMALL, cache, ["Case_1"], tmp_path)
-    whole = torch.load(finished_run / "last.pt", weights_only=True)
-    parts = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert whole["step"] == parts["step"] == 6
-    for kind in ("network", "average"):
-        for name, value in whole[kind].items():
-            assert torch.equal(value, parts[kind][name]), (kind, name)
-
-
-def test_another_configuration_is_refused_or_recorded(cache, finished_run, tmp_path):
-    (tmp_path / "last.pt").write_bytes((finished_run / "last.pt").read_bytes())
-    longer = replace(SMALL, phases=(*SMALL.phases, Phase(1, (32, 32, 32))))
-    with pytest.raises(ValueError, match=r"another configuration \(phases: "):
-        run_training(longer, cache, ["Case_1"], tmp_path)
-    run_training(longer, cache, ["Case_1"], tmp_path, change_config=True)
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert [entry["from_step"] for entry in state["history"]] == [0, 6]
-    assert len(state["history"][1]["config"]["phases"]) == 3
-    assert state["step"] == 7
-
-
-def test_training_lowers_the_loss_on_one_case(cache, tmp_path):
-    from training.engine import Trainer
-
-    config = replace(SMALL, phases=(Phase(12, (32, 32, 32), 1),), warmup_steps=1, learning_rate=2e-3, bfloat16=False)
     trainer = Trainer(config)
-    item = dataset(cache)[3]
-    batch = {name: value[None] for name, value in item.items()}
-    losses = [trainer.train_step(batch)["loss"] for _ in range(12)]
-    assert losses[-1] < 0.7 * losses[0]
+    before, student = copy.deepcopy(trainer.teacher.state_dict()), copy.deepcopy(trainer.network.state_dict())
+    trainer.train_step(tiny.batch(cases, 0))
+    assert same_tensors(before, trainer.teacher.state_dict())
+    assert not same_tensors(student, trainer.network.state_dict())
+    learning = Trainer(replace(config, teacher=TeacherConfig("joint")))
+    learning.train_step(tiny.batch(cases, 0))
+    assert not same_tensors(before, learning.teacher.state_dict())
 
 
-def test_a_nan_ends_the_run_and_keeps_the_checkpoint(cache, tmp_path):
-    from training.engine import Trainer
+def test_the_ema_teacher_is_the_average_and_its_decay_grows(cases, teacher):
+    trainer = Trainer(with_teacher("ema", teacher))
+    assert trainer.teacher is trainer.average
+    start = {name: value.clone() for name, value in trainer.average.state_dict().items()}
+    trainer.train_step(tiny.batch(cases, 0))
+    # After one step the decay is (1 + 1) / (10 + 1).
+    for name, value in trainer.average.state_dict().items():
+        expected = 2 / 11 * start[name] + 9 / 11 * trainer.network.state_dict()[name]
+        assert torch.allclose(value, expected, atol=1e-6), name
 
-    trainer = Trainer(SMALL)
-    trainer.save(tmp_path / "last.pt")
+
+def test_the_discriminator_learns_from_its_own_optimiser_alone(cases, teacher):
+    trainer = Trainer(with_teacher("frozen", teacher))
+    before = copy.deepcopy(trainer.discriminator.state_dict())
+    optimiser = trainer.discriminator_optimiser
+    for _ in range(2):
+        trainer.train_step(tiny.batch(cases, 0))
+    assert trainer.discriminator_optimiser is optimiser
+    assert optimiser.state_dict()["state"][0]["step"] == 2
+    assert not same_tensors(before, trainer.discriminator.state_dict())
+    mine = {id(p) for group in trainer.optimiser.param_groups for p in group["params"]}
+    assert not mine & {id(p) for p in trainer.discriminator.parameters()}
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(cases, teacher):
+    gradients = []
+    for saving in (False, True):
+        trainer = Trainer(replace(with_teacher("frozen", teacher), gradient_checkpointing=saving))
+        trainer.train_step(tiny.batch(cases, 1))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.network.parameters()]))
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+def test_adam_is_the_papers_and_adamw_spares_norms_and_biases():
+    adam = Trainer(tiny.changed(optimiser=OptimiserConfig("adam", weight_decay=1e-5))).optimiser
+    assert type(adam) is torch.optim.Adam
+    assert [group["weight_decay"] for group in adam.param_groups] == [1e-5]
+    groups = Trainer(tiny.changed(optimiser=OptimiserConfig("adamw", weight_decay=0.1))).optimiser.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert min(p.ndim for p in groups[0]["params"]) > 1
+    assert max(p.ndim for p in groups[1]["params"]) == 1
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(cases):
+    trainer = Trainer(tiny.changed(optimiser=OptimiserConfig(gradient_clip=1e-3)))
+    reported = trainer.train_step(tiny.batch(cases, 0))["gradient_norm"]
+    left = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for p in trainer.network.parameters()]))
+    assert reported > 1e-2
+    assert float(left) == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("preset", ["segresnet"])
+def test_baselines_train_like_the_student(cases, preset):
+    trainer = Trainer(tiny.changed(preset=preset))
+    figures = trainer.train_step(tiny.batch(cases, 0))
+    assert math.isfinite(figures["loss"])
+    assert figures["share/segmentation"] == 1.0
+
+
+def test_a_network_with_a_cavity_class_learns_and_predicts_tumour_labels(cases):
+    trainer = Trainer(tiny.changed(sampling=SamplingConfig(workers=0, resection_cavity="class")))
+    item = tiny.batch(cases, 0)
+    item["label"][:, :2] = 4
+    assert math.isfinite(trainer.train_step(item)["loss"])
+    assert trainer.network.config.classes == 5
+    found = predicted_labels(trainer.average, cases[0][0], ("FLAIR",), "cpu")
+    assert found.shape == cases[0][1].shape
+    assert found.max() <= 3
+
+
+# --- initial weights and teachers from files ---
+
+
+def test_a_run_starts_from_the_weights_of_a_checkpoint_and_says_which(cases, teacher):
+    trainer = Trainer(tiny.changed(initial_weights=str(teacher)))
+    assert same_tensors(dict(trainer.network.state_dict()), loaded(teacher)["average"])
+    assert len(trainer.history[0]["initial_weights_sha256"]) == 64
+
+
+def test_weights_that_do_not_fit_are_refused(teacher, tmp_path):
+    with pytest.raises(WeightsError, match="weights of preset 'compact', the run's preset is 'segresnet'"):
+        Trainer(tiny.changed(preset="segresnet", initial_weights=str(teacher)))
+    with pytest.raises(WeightsError, match="no such file"):
+        Trainer(tiny.changed(initial_weights=str(tmp_path / "none.pt")))
+    (tmp_path / "x.pt").write_bytes(b"junk")
+    with pytest.raises(WeightsError, match="not a training checkpoint, or damaged"):
+        Trainer(tiny.changed(initial_weights=str(tmp_path / "x.pt")))
+
+
+# --- resume ---
+
+
+@pytest.mark.parametrize("mode", ["none", "frozen", "joint", "ema"])
+def test_resume_goes_on_bit_by_bit(cases, teacher, mode, tmp_path):
+    """Ten steps are five and five more, over the border of two crop sizes, in everything that a checkpoint holds."""
+    config = replace(
+        with_teacher(mode, teacher, ramp_steps=6), phases=(Phase(7, (32, 32, 32)), Phase(3, (32, 32, 64), 2))
+    )
+    whole = loaded(run(config, cases, tmp_path / "whole"))
+    run(config, cases, tmp_path / "parts", stop_after=5)
+    assert loaded(tmp_path / "parts" / "last.pt")["step"] == 5
+    parts = loaded(run(config, cases, tmp_path / "parts"))
+    assert whole["step"] == parts["step"] == 10
+    ours, theirs = tensors_of(whole), tensors_of(parts)
+    assert len(ours) > 500
+    assert ours.keys() == theirs.keys()
+    different = [place for place in ours if not torch.equal(ours[place], theirs[place])]
+    assert different == []
+    for kind in ("network", "average", *(["teacher"] if mode == "joint" else [])):
+        assert f"/{kind}/stem.weight" in ours
+    if mode != "none":
+        assert any(place.startswith("/discriminator_optimiser/") for place in ours)
+
+
+def test_another_configuration_is_refused_or_recorded(cases, tmp_path):
+    run(tiny.TINY, cases, tmp_path)
+    longer = tiny.changed(phases=(*tiny.TINY.phases, Phase(1, (32, 32, 32))))
+    with pytest.raises(ValueError, match=r"another configuration \(phases: "):
+        run(longer, cases, tmp_path)
+    state = loaded(run(longer, cases, tmp_path, change_config=True))
+    assert [entry["from_step"] for entry in state["history"]] == [0, 4]
+    assert len(state["history"][1]["config"]["phases"]) == 3
+    assert state["step"] == 5
+
+
+def test_a_run_keeps_its_configuration_versions_and_commit(cases, tmp_path):
+    from training.config import load_config
+
+    run(tiny.TINY, cases, tmp_path, stop_after=1)
+    assert load_config(tmp_path / "config.yaml") == tiny.TINY
+    about = json.loads((tmp_path / "versions.json").read_text())
+    assert about["versions"]["torch"] == torch.__version__
+    assert about["commit"]
+
+
+# --- ways of ending early ---
+
+
+class Hooked:
+    """Cases that call `hook` when the `at`-th crop is drawn."""
+
+    def __init__(self, cases, at, hook):
+        self.cases, self.at, self.hook, self.drawn, self.names = cases, at, hook, 0, cases.names
+
+    def __len__(self):
+        return len(self.cases)
+
+    def __getitem__(self, index):
+        self.drawn += 1
+        if self.drawn == self.at:
+            self.hook()
+        return self.cases[index]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(cases, number, tmp_path):
+    whole = loaded(run(tiny.TINY, cases, tmp_path / "whole"))
+    before = signal.getsignal(number)
+    stopping = Hooked(cases, 3, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match=r"stopped at step \d of 4; .*last.pt is saved. Run the same command again"):
+        run(tiny.TINY, stopping, tmp_path / "parts")
+    assert signal.getsignal(number) is before
+    assert 0 < loaded(tmp_path / "parts" / "last.pt")["step"] < 4
+    parts = loaded(run(tiny.TINY, cases, tmp_path / "parts"))
+    assert same_tensors(whole["network"], parts["network"])
+
+
+def test_a_nan_names_its_case_and_keeps_the_checkpoint(cases, tmp_path):
+    run(tiny.TINY, cases, tmp_path, stop_after=1)
     before = (tmp_path / "last.pt").read_bytes()
-    item = {name: value[None] for name, value in dataset(cache)[0].items()}
-    item["image"] = item["image"] * float("nan")
-    with pytest.raises(FloatingPointError, match="step 0"):
-        trainer.train_step(item)
+
+    class Broken(Hooked):
+        def __getitem__(self, index):
+            images, labels = self.cases[index]
+            return np.full_like(images, np.nan), labels
+
+    with pytest.raises(FloatingPointError, match=r"at step 1 \(cases: Case_\d.*last checkpoint is untouched"):
+        run(tiny.TINY, Broken(cases, 0, None), tmp_path)
     assert (tmp_path / "last.pt").read_bytes() == before
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".jsonl", ".pt", ".yaml"]
 
 
-def test_learning_rate_warms_up_and_falls_to_its_end():
-    config = TrainingConfig(phases=(Phase(100, (32, 32, 32)),), warmup_steps=10)
-    rates = [config.learning_rate_at(step) for step in range(100)]
-    assert rates[0] == pytest.approx(config.learning_rate / 10)
-    assert max(rates) == pytest.approx(config.learning_rate)
-    assert rates[-1] == pytest.approx(config.final_learning_rate, rel=0.1)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
+def test_a_full_disk_keeps_the_earlier_checkpoint(cases, tmp_path):
+    """The limit on the size of a file stands for a full disk: the write of a large checkpoint fails half-way."""
+    resource = pytest.importorskip("resource", reason="needs file size limits")
+    run(tiny.TINY, cases, tmp_path, stop_after=1)
+    before = (tmp_path / "last.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written .* GB are free there, the earlier one is untouched"):
+            run(tiny.TINY, cases, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".*tmp*"))
+    assert loaded(run(tiny.TINY, cases, tmp_path))["step"] == 4
 
 
-# --- configuration ---
+# --- validation and logs ---
 
 
-def test_shipped_configurations_load_and_unknown_keys_are_errors(tmp_path):
-    from pathlib import Path
-
-    import training
-
-    for path in (Path(training.__file__).parent / "configs").glob("*.yaml"):
-        if path.stem.endswith("-card"):
-            assert read_texts(path)["citations"]
-            continue
-        assert load_config(path).total_steps > 0
-    path = tmp_path / "c.yaml"
-    path.write_text("preset: compact\nlearning_rat: 1\n")
-    with pytest.raises(ConfigError, match=r"c\.yaml: unknown key learning_rat"):
-        load_config(path)
-    path.write_text("augmentation: {noize: 1}\n")
-    with pytest.raises(ConfigError, match="unknown key noize"):
-        load_config(path)
-    path.write_text("phases: [{steps: 5, crop: [30, 32, 32]}]\n")
-    with pytest.raises(ConfigError, match="multiples of 32"):
-        load_config(path)
-    path.write_text("preset: compact\n")
-    assert load_config(path, ["seed=7", "augmentation.noise=0"]).augmentation.noise == 0
+def test_validation_keeps_the_best_checkpoint_and_goes_into_the_log(cases, tmp_path):
+    config = tiny.changed(validation=ValidationConfig(every=2, subsets=("FLAIR",)))
+    with pytest.raises(ValueError, match="no validation cases"):
+        run(config, cases, tmp_path)
+    run(config, cases, tmp_path, validation_cases=cases)
+    scores = {r["step"]: r["validation/score"] for r in read_log(tmp_path / "log.jsonl") if "validation/score" in r}
+    assert list(scores) == [2, 4]
+    best = loaded(tmp_path / "best.pt")
+    assert best["best_score"] == max(scores.values())
+    assert scores[best["step"]] == best["best_score"]
 
 
-def test_a_configuration_survives_json(finished_run):
-    stored = json.loads((finished_run / "config.json").read_text())
-    assert config_from_dict(stored, "config.json") == SMALL
+def test_validation_dice_by_hand(cases):
+    """A network that answers with a fixed label: Dice of "everything is oedema" is known from the voxel counts."""
+
+    class Constant(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = copy.copy(Trainer(tiny.TINY).network.config)
+            self.scale = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, availability):
+            logits = torch.zeros(x.shape[0], 4, *x.shape[2:])
+            logits[:, 2] = 50.0
+            return logits
+
+    found = validation_dice(Constant(), cases, ("FLAIR",), World())
+    expected = []
+    for images, labels in (cases[0], cases[1]):
+        brain = np.count_nonzero(images[3])
+        whole = np.count_nonzero(labels)
+        expected.append(2 * whole / (brain + whole))
+    assert found["FLAIR WT"] == pytest.approx(np.mean(expected), abs=2e-3)
+    assert found["FLAIR TC"] == found["FLAIR ET"] == 0
+    assert found["score"] == pytest.approx(np.mean(expected) / 3, abs=2e-3)
 
 
-# --- export and evaluation ---
+def test_padding_is_behind_and_to_multiples_of_32():
+    image = padded(np.ones((4, 28, 32, 33), np.float16))
+    assert image.shape == (4, 32, 32, 64)
+    assert image[:, :28, :32, :33].min() == 1
+    assert image[:, 28:].max() == image[..., 33:].max() == 0
 
 
-TEXTS = {"name": "tiny", "description": "d", "data": "one phantom", "licence": "research use only", "citations": []}
+def test_the_log_has_each_step_once_whatever_was_redone(cases, tmp_path):
+    run(tiny.TINY, cases, tmp_path, stop_after=2)
+    checkpoint = (tmp_path / "last.pt").read_bytes()
+    run(tiny.TINY, cases, tmp_path)
+    # As after a crash: the log is ahead of the checkpoint, and its last line was cut.
+    (tmp_path / "last.pt").write_bytes(checkpoint)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "lo')
+    run(tiny.TINY, cases, tmp_path)
+    records = read_log(tmp_path / "log.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert records[0]["crop"] == [32, 32, 32]
+    assert records[3]["crop"] == [32, 32, 64]
+    assert all(record["crops_per_second"] > 0 for record in records)
 
 
-def export(run, cache, out, **options):
-    options = {"cases": ["Case_1"], "texts": TEXTS, "fingerprint": cache_fingerprint(cache, ["Case_1"]), **options}
-    return export_bundle(run / "last.pt", out, **options)
+def test_tensorboard_curves_are_written(cases, tmp_path):
+    pytest.importorskip("tensorboard", reason="curves need tensorboard")
+    run_training(tiny.TINY, cases, tmp_path, stop_after=2)
+    events = list((tmp_path / "tensorboard").glob("events*"))
+    assert len(events) == 1
+    assert b"term/segmentation" in events[0].read_bytes()
 
 
-def test_export_evaluate_export_with_figures(finished_run, cache, labelled_folder, tmp_path):
-    path = export(finished_run, cache, tmp_path / "draft.zip")
-    segmenter = Segmenter(path, "cpu")
-    case = find_case(labelled_folder)
-    summary = evaluate(segmenter, [case], tmp_path / "val", "val", {"none": NO_CLEAN_UP}, told=lambda _: None)
-    rows = read_rows(tmp_path / "val" / "per_case.csv")
-    assert len(rows) == 15 * 3
-    assert {row.checkpoint_sha256 for row in rows} == {segmenter.bundle.sha256}
-    assert all(row.n_ref > 0 and 0 <= row.dice <= 1 for row in rows)
-    with pytest.raises(WeightsError, match="trained on Case_1; evaluate other patients"):
-        export(finished_run, cache, tmp_path / "final.zip", evaluation=summary)
-    options = {"evaluation": summary, "cases": ["Another"]}
-    final = read_bundle(export(finished_run, cache, tmp_path / "final.zip", **options))
-    assert final.sha256 == segmenter.bundle.sha256
-    flair = [row.dice for row in rows if (row.subset, row.region) == ("FLAIR", "WT")]
-    assert final.expected_dice(("FLAIR",))["WT"] == pytest.approx(flair[0], abs=1e-3)
-    assert final.card["training"]["steps"] == 6
-    assert final.card["training"]["cases"] == ["Another"]
-    assert final.card["metrics"]["split"] == "val"
-    page = card_markdown(final.card)
-    assert final.sha256 in page
-    assert page.count("| Case_1 |") == 2
-    assert f"| FLAIR | 1 | {flair[0]:.3f}" in page
+def test_without_a_terminal_progress_is_a_line_with_speed_and_time_left(cases, tmp_path, capsys):
+    run(tiny.TINY, cases, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert lines[1].startswith("step 2/4  loss ")
+    assert "crops/s" in lines[1]
+    assert "left" in lines[1]
 
 
-def test_figures_of_other_weights_do_not_get_into_a_card_and_the_old_bundle_stays(finished_run, cache, tmp_path):
-    summary, bundle = tmp_path / "summary.json", tmp_path / "x.zip"
-    figures = {"none": {"subsets": {}, "mean_over_subsets": {}, "per_case": {}}}
-    summary.write_text(json.dumps({"checkpoint_sha256": "f" * 64, "split": "val", "cases": [], "clean_up": figures}))
-    bundle.write_bytes(b"the bundle that ships")
-    with pytest.raises(WeightsError, match="made with weights ffffffffffff"):
-        export(finished_run, cache, bundle, evaluation=summary)
-    assert bundle.read_bytes() == b"the bundle that ships"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["summary.json", "x.zip"]
+# --- devices ---
 
 
-def test_a_summary_is_of_the_cases_asked_for(finished_run, cache, labelled_folder, tmp_path):
-    """Rows of other splits in the same folder do not enter the means."""
-    segmenter = Segmenter(export(finished_run, cache, tmp_path / "draft.zip"), "cpu")
-    stranger = [
-        Row("Stranger", subset_name(s), region, "none", 1, 1, "ok", 1.0, 0.0, 0.0, segmenter.bundle.sha256)
-        for s in SUBSETS
-        for region in ("WT", "TC", "ET")
-    ]
-    own = [replace(row, case="Case_1", dice=0.5) for row in stranger]
-    write_rows(tmp_path / "per_case.csv", stranger + own)
-    path = evaluate(segmenter, [find_case(labelled_folder)], tmp_path, "val", told=lambda _: None)
-    summary = json.loads(path.read_text())
-    assert summary["cases"] == ["Case_1"]
-    assert summary["clean_up"]["none"]["mean_over_subsets"] == {"WT": 0.5, "TC": 0.5, "ET": 0.5}
-
-
-def test_bootstrap_interval_brackets_the_mean_and_is_repeatable():
-    values = np.random.default_rng(1).normal(0.8, 0.1, 40)
-    low, high = bootstrap_interval(values)
-    assert (low, high) == bootstrap_interval(values)
-    assert low < values.mean() < high
-    # Half width near 1.96 standard errors.
-    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / np.sqrt(40), rel=0.15)
-    assert bootstrap_interval(np.full(5, 0.5)) == (0.5, 0.5)
+def test_a_missing_gpu_is_an_error_and_not_the_cpu_in_silence():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="shows torch 0 CUDA GPUs"), joined_world("cuda"):
+        pass
+    with joined_world("auto") as world:
+        assert (world.device.type, world.size, world.is_main) == ("cpu", 1, True)

@@ -28,8 +28,8 @@ def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
         temporary.unlink(missing_ok=True)
         before = "the earlier one is untouched" if path.exists() else "there is no earlier one"
         raise OutputError(
-            f"{path}: the checkpoint cannot be written ({error}); {_free(path.parent)}, {before}. Make room and run the "
-            "same command again to go on from the last checkpoint"
+            f"{path}: the checkpoint cannot be written ({error}); {_free(path.parent)}, {before}. Make room and run "
+            "the same command again to go on from the last checkpoint"
         ) from error
 
 

@@ -23,7 +23,8 @@ from training.mixing import carve_mix
 class Cases(Protocol):
     """Prepared cases by number: images (4, D, H, W) float16 and labels (D, H, W) uint8."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 
@@ -38,6 +39,13 @@ def choose_centre(labels: np.ndarray, rng: np.random.Generator, tumour_share: fl
             candidates = np.flatnonzero(labels == rng.choice(present))
             return np.array(np.unravel_index(rng.choice(candidates), labels.shape))
     return np.array([rng.integers(0, side) for side in labels.shape])
+
+
+def kept_inside(centre: np.ndarray, crop: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """`centre` moved so that the crop lies in the volume; in the middle of an axis on which it does not fit."""
+    sides, lengths = np.asarray(crop), np.asarray(shape)
+    lowest, highest = sides // 2, lengths - (sides - sides // 2)
+    return np.where(sides >= lengths, lengths // 2, np.clip(centre, lowest, np.maximum(highest, lowest)))
 
 
 def choose_subset(rng: np.random.Generator, full_share: float) -> tuple[str, ...]:
@@ -77,7 +85,7 @@ class CropDataset(Dataset):
         centre = choose_centre(labels, rng, self.sampling.tumour_share)
         # Jitter, so that the tumour is not always in the middle.
         jitter = self.sampling.centre_jitter
-        centre = centre + rng.integers(-jitter, jitter + 1, size=3)
+        centre = kept_inside(centre + rng.integers(-jitter, jitter + 1, size=3), self.crop, labels.shape)
         item: dict[str, object] = {}
         cut = self.augmentation(images, labels, centre.tolist(), self.crop, int(rng.integers(2**31)))
         item["image"] = cut["image"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
-from MSTKDSegmentLib.network import Features
+from MSTKDSegmentLib.network import Features, MSTKDNet
 from torch import Tensor, nn
 
 from training import losses
@@ -51,7 +51,9 @@ class Trainer:
         self.wanted = losses.needed_terms(config.distillation) if self.teacher is not None else ("segmentation",)
         self.discriminator = self._make_discriminator()
         self.parallel = self.world.wrap(self.network)
-        self.parallel_teacher = self.world.wrap(self.teacher) if self._teacher_learns else self.teacher
+        self.parallel_teacher = self.teacher
+        if self.teacher is not None and self._teacher_learns:
+            self.parallel_teacher = self.world.wrap(self.teacher)
         self.optimiser = self._make_optimiser()
         # Only half precision needs its gradients scaled into range.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
@@ -85,7 +87,7 @@ class Trainer:
     def _make_discriminator(self) -> Discriminator | None:
         if "adversarial" not in self.wanted:
             return None
-        channels = self.network.config.widths[-1]  # type: ignore[union-attr]
+        channels = cast(MSTKDNet, self.network).config.widths[-1]
         discriminator = Discriminator(channels).to(self.device)
         # One optimiser for the whole run: the published code makes a new one at every step.
         self.discriminator_optimiser = torch.optim.Adam(
@@ -152,7 +154,7 @@ class Trainer:
     def _losses(
         self, batch: Mapping[str, Any], ramp: float | None = None
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], tuple[Tensor, Tensor] | None]:
-        """Total (eq. 12), terms, weighted terms, and the fused features of teacher and student for the discriminator."""
+        """Total (eq. 12), terms, weighted terms, and what the discriminator learns from: fused features of both."""
         self.network.train()
         image = batch["image"].to(self.device, memory_format=torch.channels_last_3d, non_blocking=True)
         mask = batch["availability"].to(self.device, non_blocking=True)
@@ -233,9 +235,9 @@ class Trainer:
             return
         cases = ", ".join(batch.get("case", ())) or "unknown"
         raise FloatingPointError(
-            f"the loss became {loss} and its gradient {norm} at step {self.step} (cases: {cases}); the last checkpoint "
-            "is untouched. Check these cases with `python -m training check`, or go on from the checkpoint with a lower "
-            "optimiser.learning_rate or precision=fp32"
+            f"the loss became {loss} and its gradient {norm} at step {self.step} (cases: {cases}); the last "
+            "checkpoint is untouched. Check these cases with `python -m training check`, or go on from the checkpoint "
+            "with a lower optimiser.learning_rate or precision=fp32"
         )
 
     @torch.no_grad()
@@ -263,7 +265,7 @@ class Trainer:
             self.history.append({"from_step": self.step, **stretch})
 
     def _parts(self) -> dict[str, Any]:
-        """Everything with a state, by its name in a checkpoint; a frozen teacher is its file's, the ema one `average`."""
+        """Everything with a state by its name in a checkpoint; a frozen teacher has its file, ema is `average`."""
         parts: dict[str, Any] = {"network": self.network, "average": self.average, "optimiser": self.optimiser}
         if self.scaler.is_enabled():
             parts["scaler"] = self.scaler
@@ -281,7 +283,6 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "best_score": self.best_score,
-            "rng": torch.get_rng_state(),
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
@@ -292,8 +293,6 @@ class Trainer:
         for name, part in self._parts().items():
             if name in state:
                 part.load_state_dict(state[name])
-        if "rng" in state:
-            torch.set_rng_state(state["rng"].cpu())
         self.history = list(state["history"])
         self._begin_stretch()
 

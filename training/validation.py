@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
+from MSTKDSegmentLib.network import MSTKDNet
 from torch import nn
 
 from training.config import SIDE_MULTIPLE
@@ -29,7 +31,7 @@ def predicted_labels(network: nn.Module, images: np.ndarray, subset: Sequence[st
     """Label map (D, H, W) of the whole prepared case, seen through `subset`."""
     mask = availability(subset)
     image = padded(images) * mask[:, None, None, None]
-    prediction = predict(network, image, mask, device=device, window=getattr(network, "window", None))
+    prediction = predict(cast(MSTKDNet, network), image, mask, device=device, window=getattr(network, "window", None))
     depth, height, width = images.shape[1:]
     return prediction.probabilities[:, :depth, :height, :width].argmax(0).astype(np.uint8)
 

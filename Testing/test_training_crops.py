@@ -1,0 +1,115 @@
+"""Crops: where they lie, which sequences the student sees, what the cavity becomes, and that they repeat exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("monai", reason="training needs the `train` extra")
+
+import training_run as tiny  # noqa: E402
+from MSTKDSegmentLib.modalities import SUBSETS  # noqa: E402
+
+from training.augment import crop_around  # noqa: E402
+from training.config import AugmentationConfig, SamplingConfig  # noqa: E402
+from training.crops import choose_centre, choose_subset, kept_inside, trained_labels  # noqa: E402
+from training.losses import IGNORE  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return tiny.prepared_cases(tmp_path_factory.mktemp("cohort"))
+
+
+def test_crops_leave_the_volume_with_zeros():
+    array = np.arange(4 * 5 * 6).reshape(4, 5, 6) + 1
+    crop = crop_around(array, (0, 2, 5), (4, 4, 4))
+    assert crop.shape == (4, 4, 4)
+    assert not crop[:2].any()
+    assert not crop[..., 3:].any()
+    assert crop[2, 2, 2] == array[0, 2, 5]
+
+
+@pytest.mark.parametrize(("centre", "expected"), [((0, 50, 99), (16, 50, 84)), ((99, 0, 50), (84, 16, 50))])
+def test_crops_stay_inside_where_they_fit(centre, expected):
+    assert kept_inside(np.array(centre), (32, 32, 32), (100, 100, 100)).tolist() == list(expected)
+    # Larger than the volume: all of it is in the crop, wherever the centre was drawn.
+    assert kept_inside(np.array(centre), (128, 128, 128), (100, 100, 100)).tolist() == [50, 50, 50]
+
+
+def test_centres_visit_every_label_and_subsets_are_as_likely_as_stated():
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[5, 5, 5], labels[10:14, 10:14, 10:14], labels[2, 2, 2] = 1, 2, 3
+    rng = np.random.default_rng(0)
+    hit = [labels[tuple(choose_centre(labels, rng, tumour_share=1.0))] for _ in range(600)]
+    assert np.bincount(hit, minlength=4)[1:].min() > 150
+    drawn = [choose_subset(rng, full_share=0.2) for _ in range(6000)]
+    assert set(drawn) == set(SUBSETS)
+    assert drawn.count(SUBSETS[-1]) / 6000 == pytest.approx(0.2 + 0.8 / 15, abs=0.03)
+    assert drawn.count(("FLAIR",)) / 6000 == pytest.approx(0.8 / 15, abs=0.02)
+
+
+def test_a_number_gives_the_same_crop_again_and_others_differ(cases):
+    config = replace(tiny.TINY, augmentation=AugmentationConfig(affine=1.0, carve_mix=0.5))
+    first, again, other = (tiny.dataset(cases, config)[number] for number in (7, 7, 8))
+    for name in ("image", "label", "availability"):
+        assert torch.equal(first[name], again[name])
+    assert first["case"] == again["case"]
+    assert not torch.equal(first["image"], other["image"])
+    assert not torch.equal(first["image"], tiny.dataset(cases, config, seed=2)[7]["image"])
+
+
+def test_data_workers_change_nothing(cases):
+    data = tiny.dataset(cases)
+    alone, shared = (
+        list(torch.utils.data.DataLoader(data, sampler=range(6), num_workers=workers)) for workers in (0, 2)
+    )
+    for one, other in zip(alone, shared):
+        assert one["case"] == other["case"]
+        for name in ("image", "label", "availability"):
+            assert torch.equal(one[name], other[name])
+
+
+def test_crops_hold_what_the_networks_expect(cases):
+    items = [tiny.dataset(cases)[i] for i in range(12)]
+    for item in items:
+        assert item["image"].shape == (4, 32, 32, 32)
+        assert item["image"].dtype == torch.float32
+        assert item["label"].dtype == torch.int64
+        assert set(item["label"].unique().tolist()) <= {0, 1, 2, 3}
+        # The teacher sees all four sequences, whatever the student sees.
+        assert (item["image"].abs().flatten(1).sum(1) > 0).all()
+        assert item["case"] in tiny.NAMES
+    assert len({tuple(item["availability"].tolist()) for item in items}) > 4
+    assert {item["case"] for item in items} == set(tiny.NAMES)
+
+
+def test_mixed_crops_say_so_and_can_be_switched_off(cases):
+    always = replace(tiny.TINY, augmentation=AugmentationConfig(carve_mix=1.0))
+    assert all("with the lesion of" in tiny.dataset(cases, always)[i]["case"] for i in range(4))
+    assert all("lesion" not in tiny.dataset(cases)[i]["case"] for i in range(4))
+
+
+def test_augmentation_off_gives_the_voxels_as_they_are(cases):
+    names = [name for name in AugmentationConfig.__dataclass_fields__ if name not in ("rotate_degrees", "scale")]
+    config = replace(
+        tiny.TINY,
+        augmentation=AugmentationConfig(**dict.fromkeys(names, 0.0)),
+        sampling=SamplingConfig(workers=0),
+    )
+    images, labels = cases[0]
+    item = next(item for item in (tiny.dataset(cases, config)[i] for i in range(20)) if item["case"] == "Case_1")
+    # A phantom of 28 x 32 x 30 fits into the crop, so it lies in its middle.
+    middle = [side // 2 for side in labels.shape]
+    assert np.array_equal(item["label"].numpy(), crop_around(labels, middle, (32, 32, 32)))
+    assert np.allclose(item["image"].numpy(), crop_around(images, middle, (32, 32, 32)), atol=1e-2)
+
+
+def test_the_cavity_is_background_ignored_or_a_class():
+    labels = torch.tensor([0, 1, 2, 3, 4])
+    assert trained_labels(labels, "background").tolist() == [0, 1, 2, 3, 0]
+    assert trained_labels(labels, "ignore").tolist() == [0, 1, 2, 3, IGNORE]
+    assert trained_labels(labels, "class").tolist() == [0, 1, 2, 3, 4]
