@@ -9,7 +9,7 @@ import sys
 from MSTKDSegmentLib.errors import MSTKDError
 
 # In the order in which they are used; each is a module of training.commands.
-COMMANDS = ("check", "split", "prepare", "train", "evaluate", "tables", "export", "card")
+COMMANDS = ("check", "split", "prepare", "train", "evaluate", "tables", "ablate", "export", "card", "bench")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -19,14 +19,14 @@ def _parser() -> argparse.ArgumentParser:
         module = importlib.import_module(f"training.commands.{name}")
         sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run_command=module.run)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        arguments.run_command(arguments)
     except MSTKDError as error:
         print(f"training: error: {error}", file=sys.stderr)
         return error.exit_code

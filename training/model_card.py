@@ -39,10 +39,15 @@ def card_markdown(card: Mapping[str, Any]) -> str:
 def _stretch(entry: Mapping[str, Any]) -> str:
     config = entry["config"]
     phases = ", ".join(f"{p['steps']} of {p['batch']} x {'x'.join(map(str, p['crop']))}" for p in config["phases"])
-    return (
-        f"| From step {entry['from_step']} | planned steps by crop: {phases}; seed {config['seed']}; "
-        f"{entry['hardware']}; torch {entry['torch']}; commit `{entry['commit'][:12]}` |"
-    )
+    # Bundles from before distillation have no teacher, and torch's version by itself.
+    teacher = config.get("teacher", {}).get("mode", "none")
+    torch_version = entry["versions"]["torch"] if "versions" in entry else entry["torch"]
+    parts = [f"planned steps by crop: {phases}", f"seed {config['seed']}", f"teacher: {teacher}"]
+    for key, words in (("initial_weights_sha256", "starts from weights"), ("teacher_sha256", "teacher's file")):
+        if key in entry:
+            parts.append(f"{words} sha256 `{entry[key][:16]}...`")
+    parts += [entry["hardware"], f"torch {torch_version}", f"commit `{entry['commit'][:12]}`"]
+    return f"| From step {entry['from_step']} | {'; '.join(parts)} |"
 
 
 def subset_rows(subsets: Mapping[str, Any]) -> list[str]:
