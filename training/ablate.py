@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from training.cases import LabelledCase
 from training.checkpoint import LAST
 from training.config import ConfigError, TrainingConfig, differences, plain
 from training.crops import Cases
 from training.distributed import World
-from training.evaluate import TABLE, Candidate, evaluate
+from training.evaluate import TABLE, Candidate, Told, evaluate
 from training.figures import all_figures
 from training.loop import run_training
 from training.losses import needed_terms
@@ -34,7 +34,6 @@ REFERENCES = (FULL, NO_DISTILLATION)
 """What the other variants are compared with, where they are among those asked for."""
 
 EVALUATION, TABLES = "evaluation", "tables"
-Told = Callable[[str], object]
 
 
 # --- what differs ---
@@ -59,7 +58,7 @@ def _variant(base: TrainingConfig, name: str) -> TrainingConfig:
     without_teacher = replace(base.teacher, mode="none", weights="")
     if name in BASELINES:
         _require_fair_baseline(base, name)
-        return replace(base, preset=name, teacher=without_teacher)
+        return replace(base, preset=name, teacher=without_teacher)  # type: ignore[arg-type]
     if name == NO_DISTILLATION:
         return replace(base, teacher=without_teacher)
     if base.teacher.mode == "none":
@@ -67,7 +66,7 @@ def _variant(base: TrainingConfig, name: str) -> TrainingConfig:
     if name == FULL:
         return base
     factor = SWITCHED_OFF[name]
-    changed = replace(base, distillation=replace(base.distillation, **{factor: 0.0}))
+    changed = replace(base, distillation=replace(base.distillation, **{factor: 0.0}))  # type: ignore[arg-type]
     if needed_terms(changed.distillation) == needed_terms(base.distillation):
         raise ConfigError(f"{name}: the base computes nothing that distillation.{factor} = 0 would switch off")
     return changed

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -116,7 +117,7 @@ def _trainer(preset: str, config: TrainingConfig, world: World, folder: Path) ->
     """A student with a frozen teacher of the same preset, both with random weights of different seeds."""
     weights = folder / f"{preset}.pt"
     teacher = TeacherConfig(mode="frozen", weights=str(weights))
-    config = replace(config, preset=preset, initial_weights="", teacher=teacher)
+    config = replace(config, preset=preset, initial_weights="", teacher=teacher)  # type: ignore[arg-type]
     torch.manual_seed(config.seed + 1)
     network = build_training_network(preset, config.classes)
     save_checkpoint({"config": plain(config), "average": network.state_dict(), "step": 0}, weights)
@@ -142,10 +143,10 @@ def _interleaved(
         told(f"round {number} of {steps}" if number else "warming up")
         first = batch + number * CROPS_A_ROUND
         with _one_thread():
-            seconds = {("crop", "worker"): _seconds(lambda i=first: _make(crops, i)) / CROPS_A_ROUND}
+            seconds = {("crop", "worker"): _seconds(partial(_make, crops, first)) / CROPS_A_ROUND}
         for name, trainer in trainers.items():
-            seconds["step", name] = _seconds(lambda t=trainer: t.train_step(drawn), trainer.device)
-            seconds["teacher", name] = _seconds(lambda t=trainer: teacher_forward(t, drawn["image"]), trainer.device)
+            seconds["step", name] = _seconds(partial(trainer.train_step, drawn), trainer.device)
+            seconds["teacher", name] = _seconds(partial(teacher_forward, trainer, drawn["image"]), trainer.device)
         for (kind, name), value in seconds.items() if number else ():
             times[kind][name].append(value)
     return times
