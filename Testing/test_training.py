@@ -21,7 +21,9 @@ from MSTKDSegmentLib.errors import OutputError, WeightsError  # noqa: E402
 from MSTKDSegmentLib.weights import default_bundle_path  # noqa: E402
 
 from training import losses  # noqa: E402
+from training.cache import CachedCases  # noqa: E402
 from training.config import (  # noqa: E402
+    AugmentationConfig,
     DistillationConfig,
     OptimiserConfig,
     Phase,
@@ -32,6 +34,7 @@ from training.config import (  # noqa: E402
 from training.distributed import World, joined_world  # noqa: E402
 from training.engine import Trainer  # noqa: E402
 from training.loop import Stopped, run_training  # noqa: E402
+from training.networks import build_training_network  # noqa: E402
 from training.runlog import read_log  # noqa: E402
 from training.validation import padded, predicted_labels, validation_dice  # noqa: E402
 
@@ -132,7 +135,7 @@ def test_a_frozen_teacher_is_its_file_and_stays_as_it_was(cases, teacher):
     assert same_tensors(dict(trainer.teacher.state_dict()), loaded(teacher)["average"])
     assert not trainer.teacher.training
     assert all(p.grad is None for p in trainer.teacher.parameters())
-    assert trainer.history[0]["teacher_sha256"]
+    assert len(trainer.history[0]["teacher_sha256"]) == 64
 
 
 def test_distillation_teaches_the_student_and_never_the_joint_teacher(cases):
@@ -201,12 +204,20 @@ def test_gradients_are_clipped_to_the_norm_asked_for(cases):
     assert float(left) == pytest.approx(1e-3, rel=1e-2)
 
 
-@pytest.mark.parametrize("preset", ["segresnet"])
-def test_baselines_train_like_the_student(cases, preset):
-    trainer = Trainer(tiny.changed(preset=preset))
+def test_segresnet_trains_like_the_student(cases):
+    trainer = Trainer(tiny.changed(preset="segresnet"))
     figures = trainer.train_step(tiny.batch(cases, 0))
     assert math.isfinite(figures["loss"])
     assert figures["share/segmentation"] == 1.0
+
+
+def test_unetr_takes_its_own_crop_alone_and_whole_cases_in_windows(cases):
+    pytest.importorskip("einops", reason="MONAI's UNETR needs it")
+    network = build_training_network("unetr").eval()
+    with pytest.raises(ValueError, match="crops of 96 voxels"):
+        network(torch.zeros(1, 4, 32, 32, 32), torch.ones(1, 4))
+    found, _ = predicted_labels(network, cases[0][0], ("FLAIR",), "cpu")
+    assert found.shape == cases[0][1].shape
 
 
 def test_a_network_with_a_cavity_class_learns_and_predicts_tumour_labels(cases):
@@ -215,9 +226,10 @@ def test_a_network_with_a_cavity_class_learns_and_predicts_tumour_labels(cases):
     item["label"][:, :2] = 4
     assert math.isfinite(trainer.train_step(item)["loss"])
     assert trainer.network.config.classes == 5
-    found = predicted_labels(trainer.average, cases[0][0], ("FLAIR",), "cpu")
+    found, notices = predicted_labels(trainer.average, cases[0][0], ("FLAIR",), "cpu")
     assert found.shape == cases[0][1].shape
     assert found.max() <= 3
+    assert notices == []
 
 
 # --- initial weights and teachers from files ---
@@ -226,6 +238,7 @@ def test_a_network_with_a_cavity_class_learns_and_predicts_tumour_labels(cases):
 def test_a_run_starts_from_the_weights_of_a_checkpoint_and_says_which(cases, teacher):
     trainer = Trainer(tiny.changed(initial_weights=str(teacher)))
     assert same_tensors(dict(trainer.network.state_dict()), loaded(teacher)["average"])
+    trainer.train_step(tiny.batch(cases, 0))
     assert len(trainer.history[0]["initial_weights_sha256"]) == 64
 
 
@@ -242,11 +255,18 @@ def test_weights_that_do_not_fit_are_refused(teacher, tmp_path):
 # --- resume ---
 
 
-@pytest.mark.parametrize("mode", ["none", "frozen", "joint", "ema"])
-def test_resume_goes_on_bit_by_bit(cases, teacher, mode, tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "precision", "workers"),
+    [("none", "fp32", 0), ("frozen", "bf16", 1), ("joint", "fp32", 0), ("ema", "bf16", 0)],
+)
+def test_resume_goes_on_bit_by_bit(cases, teacher, mode, precision, workers, tmp_path):
     """Ten steps are five and five more, over the border of two crop sizes, in everything that a checkpoint holds."""
     config = replace(
-        with_teacher(mode, teacher, ramp_steps=6), phases=(Phase(7, (32, 32, 32)), Phase(3, (32, 32, 64), 2))
+        with_teacher(mode, teacher, ramp_steps=6),
+        phases=(Phase(7, (32, 32, 32)), Phase(3, (32, 32, 64), 2)),
+        precision=precision,
+        sampling=SamplingConfig(workers=workers),
+        augmentation=AugmentationConfig(carve_mix=0.3),
     )
     whole = loaded(run(config, cases, tmp_path / "whole"))
     run(config, cases, tmp_path / "parts", stop_after=5)
@@ -283,6 +303,44 @@ def test_a_run_keeps_its_configuration_versions_and_commit(cases, tmp_path):
     about = json.loads((tmp_path / "versions.json").read_text())
     assert about["versions"]["torch"] == torch.__version__
     assert about["commit"]
+
+
+def test_a_changed_setting_of_the_optimiser_counts_from_then_on(cases, tmp_path):
+    run(tiny.TINY, cases, tmp_path, stop_after=1)
+    changed = tiny.changed(optimiser=replace(tiny.TINY.optimiser, weight_decay=0.5, betas=(0.8, 0.9)))
+    state = loaded(run(changed, cases, tmp_path, change_config=True))
+    group = state["optimiser"]["param_groups"][0]
+    assert (group["weight_decay"], tuple(group["betas"])) == (0.5, (0.8, 0.9))
+    assert state["optimiser"]["state"][0]["step"] == 4
+
+
+def test_another_network_or_optimiser_in_an_old_folder_is_one_clear_line(cases, tmp_path):
+    run(tiny.TINY, cases, tmp_path, stop_after=1)
+    with pytest.raises(ValueError, match="checkpoint's network does not fit the configuration"):
+        run(tiny.changed(preset="segresnet"), cases, tmp_path, change_config=True)
+    with pytest.raises(ValueError, match="checkpoint's optimiser does not fit the configuration"):
+        run(tiny.changed(optimiser=OptimiserConfig("adam")), cases, tmp_path, change_config=True)
+
+
+def test_other_patients_or_another_teacher_are_a_change_too(cases, teacher, tmp_path):
+    run(tiny.TINY, cases, tmp_path / "a", stop_after=1)
+    with pytest.raises(ValueError, match="training cases: 1 fewer, 0 new"):
+        run(tiny.TINY, CachedCases(cases.cache, ["Case_1"]), tmp_path / "a")
+    mine = tmp_path / "teacher.pt"
+    mine.write_bytes(teacher.read_bytes())
+    config = with_teacher("frozen", mine)
+    run(config, cases, tmp_path / "b", stop_after=1)
+    run(tiny.changed(seed=8), cases, tmp_path / "other", stop_after=1)
+    mine.write_bytes((tmp_path / "other" / "last.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"teacher\.weights: the file has other contents"):
+        run(config, cases, tmp_path / "b")
+
+
+def test_a_finished_run_is_left_as_it_is(cases, tmp_path):
+    path = run(tiny.TINY, cases, tmp_path)
+    before = path.read_bytes()
+    assert run(tiny.TINY, cases, tmp_path) == path
+    assert path.read_bytes() == before
 
 
 # --- ways of ending early ---
@@ -330,6 +388,37 @@ def test_a_nan_names_its_case_and_keeps_the_checkpoint(cases, tmp_path):
         run(tiny.TINY, Broken(cases, 0, None), tmp_path)
     assert (tmp_path / "last.pt").read_bytes() == before
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".jsonl", ".pt", ".yaml"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_case_is_named_and_the_steps_so_far_are_kept(cases, workers, tmp_path):
+    """A prepared file that went bad after the start; with a data worker there is no traceback in the message."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for name in tiny.NAMES:
+        (folder / f"{name}.npz").write_bytes((cases.cache / f"{name}.npz").read_bytes())
+    config = tiny.changed(phases=(Phase(6, (32, 32, 32)),), sampling=SamplingConfig(workers=workers))
+    reread = CachedCases(folder, tiny.NAMES, memory_limit_bytes=0)
+    run(config, reread, tmp_path / "run", stop_after=1)
+    broken = folder / "Case_2.npz"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    with pytest.raises(ValueError) as caught:
+        run(config, reread, tmp_path / "run")
+    message = str(caught.value)
+    assert str(broken) in message
+    assert "are in" in message
+    assert "Traceback" not in message
+    assert "\n" not in message
+    assert loaded(tmp_path / "run" / "last.pt")["step"] >= 1
+
+
+def test_endless_overflow_in_half_precision_ends_the_run(cases):
+    trainer = Trainer(tiny.changed(precision="fp16"))
+    # As if the gradients had been NaN at every step so far: the scale was halved down to one.
+    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 1.0})
+    trainer.network.head.bias.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(FloatingPointError, match="whatever its scale"):
+        trainer.train_step(tiny.batch(cases, 0))
 
 
 def test_a_full_disk_keeps_the_earlier_checkpoint(cases, tmp_path):

@@ -72,6 +72,10 @@ def test_the_run_without_a_teacher_differs_in_the_teacher_alone():
         ("just words\n", "expected keys and values"),
         ("a: [1\n", "not YAML"),
         ("base: c.yaml\n", "leads back to itself"),
+        ("log_every: 0\n", "log_every: Input should be greater than or equal to 1"),
+        ("augmentation: {noise: 3}\n", "augmentation.noise: Input should be less than or equal to 1"),
+        ("distillation: {tau: 0}\n", "distillation.tau: Input should be greater than 0"),
+        ("preset: segresnet\ngradient_checkpointing: true\n", "has no gradient checkpointing"),
     ],
 )
 def test_what_is_wrong_is_named(text, words, tmp_path):
@@ -98,6 +102,8 @@ def test_overrides_win_and_are_typed(tmp_path):
         load_config(path, ["seed"])
     with pytest.raises(ConfigError, match="seed is a value"):
         load_config(path, ["seed.x=1"])
+    path.write_text("initial_weights: x.zip\n")
+    assert load_config(path, ["initial_weights="]).initial_weights == ""
 
 
 def test_a_configuration_survives_yaml_and_json(tmp_path):

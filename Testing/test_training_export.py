@@ -92,7 +92,9 @@ def test_figures_of_these_weights_go_into_the_card(export, cohort, tmp_path):
 def test_figures_of_other_weights_are_refused_and_the_old_bundle_stays(export, tmp_path):
     summary, bundle = tmp_path / "summary.json", tmp_path / "x.zip"
     figures = {"none": {"subsets": {}, "mean_over_subsets": {}, "per_case": {}}}
-    summary.write_text(json.dumps({"checkpoint_sha256": "f" * 64, "split": "val", "cases": [], "clean_up": figures}))
+    summary.write_text(
+        json.dumps({"checkpoint_sha256": "f" * 64, "split": "val", "cases": [], "patients": 0, "clean_up": figures})
+    )
     bundle.write_bytes(b"the bundle that ships")
     with pytest.raises(WeightsError, match="made with weights ffffffffffff"):
         export(bundle, evaluation=summary)

@@ -9,7 +9,7 @@ import sys
 from MSTKDSegmentLib.errors import MSTKDError
 
 # In the order in which they are used; each is a module of training.commands.
-COMMANDS = ("check", "split", "prepare", "train", "evaluate", "tables", "ablate", "export", "card", "bench")
+COMMANDS = ("check", "split", "prepare", "train", "evaluate", "tables", "panel", "ablate", "export", "card", "bench")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     except MSTKDError as error:
         print(f"training: error: {error}", file=sys.stderr)
         return error.exit_code
-    except (FileNotFoundError, FileExistsError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         print(f"training: error: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:

@@ -25,7 +25,7 @@ from MSTKDSegmentLib.preprocess import STATISTICS_PERCENTILES, Z_RANGE
 from MSTKDSegmentLib.regions import bounding_box
 
 from training.cases import LabelledCase
-from training.files import replacing
+from training.files import file_sha256, replacing
 from training.labels import CAVITY, label_convention, our_labels, read_label_values
 
 CACHE_VERSION = 2
@@ -95,7 +95,7 @@ def is_current(case: LabelledCase, cache: Path) -> bool:
             status = path.stat()
         if status.st_size != entry["size"]:
             return False
-        if status.st_mtime_ns != entry["mtime_ns"] and _file_sha256(path) != entry["sha256"]:
+        if status.st_mtime_ns != entry["mtime_ns"] and file_sha256(path) != entry["sha256"]:
             return False
     return True
 
@@ -175,7 +175,7 @@ def _source(case: LabelledCase) -> dict[str, Any]:
     for kind, path in case.files.items():
         with os_errors_as_input_errors(path):
             status = path.stat()
-            digest = _file_sha256(path)
+            digest = file_sha256(path)
         files[kind] = {
             "name": path.name,
             "size": status.st_size,
@@ -190,11 +190,3 @@ def _source(case: LabelledCase) -> dict[str, Any]:
         "channels": channels,
         "explicit_convention": case.convention,
     }
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with os_errors_as_input_errors(path), path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

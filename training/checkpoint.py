@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ LAST, BEST = "last.pt", "best.pt"
 
 
 def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write `state`; the file that stood at `path` is replaced only when the new one is complete.
+    """Write `state`; the file that stood at `path` is replaced only when the new one is complete and on the disk.
 
     Raises OutputError saying what is free on the disk and that the earlier checkpoint is still there.
     """
@@ -22,15 +23,18 @@ def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     try:
         with temporary.open("wb") as file:
             torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     # torch wraps an error of the disk into a RuntimeError of its own.
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         before = "the earlier one is untouched" if path.exists() else "there is no earlier one"
         raise OutputError(
             f"{path}: the checkpoint cannot be written ({error}); {_free(path.parent)}, {before}. Make room and run "
             "the same command again to go on from the last checkpoint"
         ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _free(folder: Path) -> str:

@@ -9,15 +9,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from MSTKDSegmentLib.modalities import SUBSETS, subset_name
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid")
 SIDE_MULTIPLE = 32
+
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class ConfigError(ValueError):
@@ -28,13 +34,13 @@ class ConfigError(ValueError):
 class Phase:
     """`steps` optimiser steps at one crop size (D, H, W, multiples of 32) and global batch size."""
 
-    steps: int
+    steps: Count
     crop: tuple[int, int, int]
-    batch: int = 1
+    batch: Count = 1
 
     def __post_init__(self) -> None:
-        if any(side % SIDE_MULTIPLE or side < SIDE_MULTIPLE for side in self.crop) or self.steps < 1 or self.batch < 1:
-            raise ValueError("crop needs three multiples of 32, steps and batch at least 1")
+        if any(side % SIDE_MULTIPLE or side < SIDE_MULTIPLE for side in self.crop):
+            raise ValueError("crop needs three multiples of 32")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,14 +52,14 @@ class OptimiserConfig:
     """
 
     name: Literal["adam", "adamw"] = "adamw"
-    learning_rate: float = 6e-4
+    learning_rate: Positive = 6e-4
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 1e-2
-    gradient_clip: float = 1.0
+    weight_decay: Factor = 1e-2
+    gradient_clip: Factor = 1.0
     schedule: Literal["constant", "poly", "cosine"] = "cosine"
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 200
-    power: float = 0.9
+    final_learning_rate: Factor = 1e-5
+    warmup_steps: Steps = 200
+    power: Positive = 0.9
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -62,16 +68,16 @@ class SamplingConfig:
 
     tumour_share: probability that a crop is centred on a tumour label (each label that is present equally often).
     full_share: probability of all four sequences, before the uniform draw over the 15 subsets.
-    resection_cavity: label 4 of BraTS 2024 is `background`, `ignore`d by every loss, or a fifth `class`.
-    memory_gb: prepared cases kept in memory; further ones are read again when they are drawn.
+    resection_cavity: label 4 of BraTS 2024 is `background`, `ignore`d by the segmentation loss, or a fifth `class`.
+    memory_gb: prepared cases kept in a computer's memory; further ones are read again when they are drawn.
     """
 
-    tumour_share: float = 0.8
-    full_share: float = 0.2
-    centre_jitter: int = 8
+    tumour_share: Share = 0.8
+    full_share: Share = 0.2
+    centre_jitter: Steps = 8
     resection_cavity: Literal["background", "ignore", "class"] = "background"
-    workers: int = 1
-    memory_gb: float = 8.0
+    workers: Steps = 1
+    memory_gb: Factor = 8.0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,17 +87,17 @@ class AugmentationConfig:
     carve_mix: probability of pasting another patient's lesion (CarveMix, Zhang et al. 2023), for small cohorts.
     """
 
-    flip: float = 0.5
-    affine: float = 0.4
-    rotate_degrees: float = 20.0
-    scale: float = 0.15
-    shift_scale: float = 0.5
-    gamma: float = 0.2
-    bias_field: float = 0.1
-    noise: float = 0.15
-    blur: float = 0.1
-    low_resolution: float = 0.1
-    carve_mix: float = 0.0
+    flip: Share = 0.5
+    affine: Share = 0.4
+    rotate_degrees: Factor = 20.0
+    scale: Factor = 0.15
+    shift_scale: Share = 0.5
+    gamma: Share = 0.2
+    bias_field: Share = 0.1
+    noise: Share = 0.15
+    blur: Share = 0.1
+    low_resolution: Share = 0.1
+    carve_mix: Share = 0.0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,7 +110,7 @@ class TeacherConfig:
 
     mode: Literal["none", "frozen", "joint", "ema"] = "none"
     weights: str = ""
-    teacher_share: float = 0.4  # the published code's 0.4 / 0.6
+    teacher_share: Share = 0.4  # the published code's 0.4 / 0.6
 
     def __post_init__(self) -> None:
         if self.mode == "frozen" and not self.weights:
@@ -122,19 +128,19 @@ class DistillationConfig:
     0 switches a term off, and it is not computed. All but lambda_4 grow from 0 over `ramp_steps`.
     """
 
-    lambda_1: float = 1.0  # MS-TKD
-    lambda_2: float = 1.0  # DMLD
-    lambda_3: float = 1.0  # GSME
-    lambda_4: float = 1.0  # Dice and cross entropy
-    alpha: float = 0.1
-    beta: float = 0.1
-    lambda_mse: float = 0.02
-    lambda_kd: float = 2.0
-    tau: float = 7.0
-    epsilon: float = 0.02
-    theta: float = 1.0
-    discriminator_learning_rate: float = 1e-4
-    ramp_steps: int = 0
+    lambda_1: Factor = 1.0  # MS-TKD
+    lambda_2: Factor = 1.0  # DMLD
+    lambda_3: Factor = 1.0  # GSME
+    lambda_4: Factor = 1.0  # Dice and cross entropy
+    alpha: Factor = 0.1
+    beta: Factor = 0.1
+    lambda_mse: Factor = 0.02
+    lambda_kd: Factor = 2.0
+    tau: Positive = 7.0
+    epsilon: Factor = 0.02
+    theta: Factor = 1.0
+    discriminator_learning_rate: Positive = 1e-4
+    ramp_steps: Steps = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -144,7 +150,7 @@ class ValidationConfig:
     On the prepared 1 mm grid, for these subsets; the figures of a paper come from `evaluate`, in native space.
     """
 
-    every: int = 0
+    every: Steps = 0
     subsets: tuple[str, ...] = ("T1+T1Gd+T2+FLAIR", "T1Gd+FLAIR", "FLAIR")
 
     def __post_init__(self) -> None:
@@ -164,21 +170,23 @@ class TrainingConfig:
     phases: tuple[Phase, ...] = (Phase(100, (64, 64, 64)),)
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     gradient_checkpointing: bool = False
-    ema_decay: float = 0.998
+    ema_decay: Share = 0.998
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    checkpoint_every: int = 100
-    log_every: int = 50
+    checkpoint_every: Count = 100
+    log_every: Count = 50
 
     def __post_init__(self) -> None:
         if self.teacher.mode != "none" and self.preset not in ("compact", "paper"):
             raise ValueError(
                 f"preset {self.preset} is a baseline: it has no features to distil, set teacher.mode: none"
             )
+        if self.gradient_checkpointing and self.preset not in ("compact", "paper"):
+            raise ValueError(f"preset {self.preset} is a baseline: it has no gradient checkpointing")
 
     @property
     def total_steps(self) -> int:
@@ -219,7 +227,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"override {text!r}: {parent} is a value, not a group of keys")
-        place[last] = yaml.safe_load(value)
+        place[last] = yaml.safe_load(value) if value else ""
     return config_from_dict(data, str(path))
 
 

@@ -43,8 +43,10 @@ class World:
         """The mean over the processes of a tensor of figures."""
         if self.size == 1:
             return values
-        distributed.all_reduce(values, distributed.ReduceOp.SUM)
-        return values / self.size
+        # NCCL knows no tensors of the CPU.
+        summed = values.to(self.device, copy=True)
+        distributed.all_reduce(summed, distributed.ReduceOp.SUM)
+        return summed / self.size
 
     def barrier(self) -> None:
         """Wait until every process is here."""

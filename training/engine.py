@@ -36,14 +36,15 @@ class Trainer:
     how the weights came to be: one entry for each stretch of steps under one configuration on one machine.
     """
 
-    def __init__(self, config: TrainingConfig, world: World | None = None) -> None:
+    def __init__(self, config: TrainingConfig, world: World | None = None, resumed: bool = False) -> None:
+        """`resumed`: `load_state_dict` follows, so that the configuration's initial weights are not read again."""
         self.config, self.world = config, world or World()
         self.device = self.world.device
         self.step, self.seconds, self.best_score = 0, 0.0, -math.inf
         self.sources: dict[str, str] = {}
         torch.manual_seed(config.seed)
         self.network = self._on_device(build_training_network(config.preset, config.classes, self._checkpointing))
-        if config.initial_weights:
+        if config.initial_weights and not resumed:
             self.sources["initial_weights_sha256"] = load_into(self.network, config.initial_weights)
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.teacher = self._make_teacher()
@@ -58,7 +59,7 @@ class Trainer:
         # Only half precision needs its gradients scaled into range.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.history: list[dict[str, Any]] = []
-        self._begin_stretch()
+        self._stretch_noted = False
 
     # --- parts ---
 
@@ -116,6 +117,8 @@ class Trainer:
         batch: image (N, 4, D, H, W) with all sequences, availability (N, 4) of the student, label (N, D, H, W).
         Raises FloatingPointError before a NaN reaches a weight.
         """
+        if not self._stretch_noted:
+            self._note_stretch()
         rate = self.config.learning_rate_at(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -132,6 +135,7 @@ class Trainer:
         self._require_finite(values[0], values[1], batch)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self._require_sound_scale()
         if fused is not None:
             self._discriminator_step(*fused)
         self.step += 1
@@ -145,14 +149,8 @@ class Trainer:
             **{f"share/{name}": value for name, value in share.items()},
         }
 
-    def term_figures(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Each weighted term of a batch without learning from it (the table of shares)."""
-        with torch.no_grad():
-            _, _, weighted, _ = self._losses(batch, ramp=1.0)
-        return {name: float(value) for name, value in weighted.items()}
-
     def _losses(
-        self, batch: Mapping[str, Any], ramp: float | None = None
+        self, batch: Mapping[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], tuple[Tensor, Tensor] | None]:
         """Total (eq. 12), terms, weighted terms, and what the discriminator learns from: fused features of both."""
         self.network.train()
@@ -170,15 +168,14 @@ class Trainer:
             student = self.parallel(incomplete, mask, True)
             teacher = self._teacher_features(image)
         terms = self._terms(student, teacher, labels)
-        weights = self._ramped(ramp)
+        weights = self._ramped_weights()
         total, weighted = losses.weighted_total(terms, weights)
         fused = (teacher.f_fused.detach(), student.f_fused.detach()) if self.discriminator is not None else None
         return total, _detached(terms), _detached(weighted), fused
 
-    def _ramped(self, ramp: float | None) -> dict[str, float]:
+    def _ramped_weights(self) -> dict[str, float]:
         steps = self.config.distillation.ramp_steps
-        if ramp is None:
-            ramp = min(1.0, (self.step + 1) / steps) if steps else 1.0
+        ramp = min(1.0, (self.step + 1) / steps) if steps else 1.0
         return {name: value * (1.0 if name == "segmentation" else ramp) for name, value in self.weights.items()}
 
     def _teacher_features(self, image: Tensor) -> Features:
@@ -240,6 +237,14 @@ class Trainer:
             "with a lower optimiser.learning_rate or precision=fp32"
         )
 
+    def _require_sound_scale(self) -> None:
+        # From 65,536 downwards by halves: sixteen overflows in a row are no overflow but a NaN in every gradient.
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            raise FloatingPointError(
+                f"the gradient stayed infinite or NaN up to step {self.step}, whatever its scale; the last checkpoint "
+                "is untouched. Go on from it with precision=bf16 or precision=fp32"
+            )
+
     @torch.no_grad()
     def _update_average(self) -> None:
         # Early on the average must forget the random start: its memory grows with the step count.
@@ -252,7 +257,9 @@ class Trainer:
 
     # --- state ---
 
-    def _begin_stretch(self) -> None:
+    def _note_stretch(self) -> None:
+        """Add to the history from which step on this configuration, machine and code go on."""
+        self._stretch_noted = True
         stretch = {
             "config": plain(self.config),
             "hardware": describe_hardware(self.device),
@@ -287,14 +294,34 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`. Parts that it lacks (a changed configuration added them) start afresh."""
+        """Go on from `state`; parts that it lacks (a changed configuration added them) start afresh.
+
+        Settings of the optimisers are this configuration's, their memory is the state's. Raises ValueError for a state
+        of another network or another kind of optimiser.
+        """
+        for name, part in self._parts().items():
+            if name not in state:
+                continue
+            settings = _settings(part)
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"the checkpoint's {name} does not fit the configuration ({str(error).splitlines()[0]}); "
+                    "start in another folder, with the checkpoint as initial_weights if the network is the same"
+                ) from error
+            for group, kept in zip(getattr(part, "param_groups", ()), settings):
+                group.update(kept)
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self.best_score = float(state.get("best_score", -math.inf))
-        for name, part in self._parts().items():
-            if name in state:
-                part.load_state_dict(state[name])
         self.history = list(state["history"])
-        self._begin_stretch()
+        if self.history and "initial_weights_sha256" in self.history[-1]:
+            self.sources["initial_weights_sha256"] = self.history[-1]["initial_weights_sha256"]
+
+
+def _settings(part: Any) -> list[dict[str, Any]]:
+    """What an optimiser was told, group by group, without its parameters."""
+    return [{k: v for k, v in group.items() if k != "params"} for group in getattr(part, "param_groups", ())]
 
 
 def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

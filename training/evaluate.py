@@ -75,7 +75,8 @@ class Candidate:
     @classmethod
     def from_checkpoint(cls, path: Path, device: str = "auto") -> Candidate:
         """The averaged network of a training run's checkpoint. Raises WeightsError, DeviceError."""
-        from training.networks import file_sha256, network_of, read_checkpoint
+        from training.files import file_sha256
+        from training.networks import network_of, read_checkpoint
 
         network = network_of(read_checkpoint(path))
         name = path.resolve().parent.name

@@ -19,6 +19,7 @@ from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
 from MSTKDSegmentLib.regions import CleanUp, remove_small_components, voxel_volume_ml
 from MSTKDSegmentLib.weights import write_bundle
 
+from training.cases import patient_of
 from training.evaluate import with_subset
 from training.networks import network_of, read_checkpoint
 
@@ -98,19 +99,39 @@ def export_bundle(
     return agreement
 
 
+def trained_cases(checkpoint: Path, named: list[str] | None) -> list[str]:
+    """The cases that a checkpoint was trained on: its own list, or `named` for one of before there was a list.
+
+    Raises ValueError when `named` contradicts the checkpoint, or when neither tells.
+    """
+    own = read_checkpoint(checkpoint).get("cases", {}).get("training")
+    if own is None and named is None:
+        raise ValueError(f"{checkpoint} does not say what it was trained on; name the part with --splits and --split")
+    if own is not None and named is not None and set(own) != set(named):
+        raise ValueError(f"{checkpoint} was trained on {len(own)} other cases than the {len(named)} of that part")
+    return sorted(own if own is not None else named or [])
+
+
 def _require_fitting(summary: Mapping[str, Any], digest: str, cases: list[str], source: str) -> None:
     if summary["checkpoint_sha256"] != digest:
         raise WeightsError(f"{source}: made with weights {summary['checkpoint_sha256'][:12]}..., not {digest[:12]}...")
-    seen = sorted(set(summary["cases"]) & set(cases))
+    taught = {patient_of(case) for case in cases}
+    seen = sorted(case for case in summary["cases"] if case in cases or patient_of(case) in taught)
     if seen:
         raise WeightsError(f"{source}: the network was trained on {', '.join(seen)}; evaluate other patients")
 
 
 def _metrics_card(summary: Mapping[str, Any], clean_up: str) -> dict[str, Any]:
+    if clean_up not in summary["clean_up"]:
+        known = ", ".join(summary["clean_up"])
+        raise ValueError(
+            f"the evaluation has no clean-up {clean_up!r} (it has {known}); run `evaluate` for all of them"
+        )
     chosen = summary["clean_up"][clean_up]
     return {
         "split": summary["split"],
         "cases": summary["cases"],
+        "patients": summary["patients"],
         "space": "native, whole volume; Dice of an absent region is 1 if nothing was predicted and 0 otherwise",
         "command": "python -m training evaluate",
         "clean_up": clean_up,

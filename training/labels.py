@@ -44,7 +44,8 @@ def convention_of(case: LabelledCase, values: Iterable[int]) -> tuple[str, str]:
         return "msd", "a case of MSD's Task01_BrainTumour: 1 oedema, 2 non-enhancing, 3 enhancing"
     if re.match(r"(?i)brats-ped-", case.name):
         raise InputError(
-            f"{case.segmentation}: paediatric BraTS labels changed their meaning between years; name the convention"
+            f"{case.segmentation}: paediatric BraTS labels changed their meaning between years; name theirs with "
+            "--convention"
         )
     return _brats_convention(case, collection, present, shown)
 
@@ -54,7 +55,7 @@ def _brats_convention(case: LabelledCase, collection: str | None, present: list[
         if 3 in present:
             raise InputError(
                 f"{case.segmentation}: holds the value 3, which {collection} does not have (values: {shown}), so it "
-                f"was relabelled; name its convention: {', '.join(CONVENTIONS)}"
+                f"was relabelled; name its convention with --convention: {', '.join(CONVENTIONS)}"
             )
         return "brats2021", f"a name of {collection}: ET is 4"
     if collection == "brats2024":

@@ -9,8 +9,10 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from MSTKDSegmentLib.errors import OutputError
 from torch.utils.data import DataLoader
 
 from training.augment import Augmentation
@@ -44,21 +46,23 @@ def run_training(
 
     `stop_after` ends this call after so many steps (the run goes on at the next call). The best checkpoint on
     `validation_cases`, if the configuration validates, is `<out>/best.pt`. Raises ValueError when the configuration is
-    not the one that the run was started with, unless `change_config` (the change stays in the history); Stopped after
-    Ctrl-C or SIGTERM; OutputError when the disk is full; FloatingPointError for a NaN. Each leaves a usable `last.pt`.
+    not the one that the run was started with, unless `change_config` (the change stays in the history), and for a
+    damaged case; Stopped after Ctrl-C or SIGTERM; OutputError when the disk is full; FloatingPointError for a NaN. A
+    damaged case and a stop leave the steps so far in `last.pt`, a NaN and a full disk those of the last checkpoint.
     """
     world = world or World()
     _check_batches(config, world)
     if config.validation.every and validation_cases is None:
         raise ValueError("the configuration validates (validation.every), but the splits have no validation cases")
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config, world)
-    _resume(trainer, out / LAST, change_config)
+    trainer = Trainer(config, world, resumed=(out / LAST).exists())
+    trained_on = {"training": list(cases.names), "validation": list(validation_cases.names) if validation_cases else []}
+    _resume(trainer, out / LAST, trained_on, change_config)
     if world.is_main:
         _describe(config, out)
     end = config.total_steps if stop_after is None else min(config.total_steps, trainer.step + stop_after)
-    run = _Run(trainer, cases, validation_cases, out, end, tensorboard)
-    run.go()
+    if trainer.step < end or not (out / LAST).exists():
+        _Run(trainer, cases, validation_cases, out, end, tensorboard, trained_on).go()
     return out / LAST
 
 
@@ -70,11 +74,18 @@ def _check_batches(config: TrainingConfig, world: World) -> None:
         )
 
 
-def _resume(trainer: Trainer, checkpoint: Path, change_config: bool) -> None:
+def _resume(trainer: Trainer, checkpoint: Path, cases: dict[str, list[str]], change_config: bool) -> None:
     if not checkpoint.exists():
         return
     state = read_checkpoint(checkpoint)
     changed = differences(state["config"], plain(trainer.config))
+    for kind, names in cases.items():
+        before = set(state.get("cases", cases)[kind])
+        if before != set(names):
+            changed.append(f"{kind} cases: {len(before - set(names))} fewer, {len(set(names) - before)} new")
+    last = state["history"][-1] if state["history"] else {}
+    if last.get("teacher_sha256") != trainer.sources.get("teacher_sha256"):
+        changed.append("teacher.weights: the file has other contents")
     if changed and not change_config:
         raise ValueError(
             f"{checkpoint} was trained with another configuration ({'; '.join(changed)}); "
@@ -113,11 +124,12 @@ def stop_requests() -> Iterator[list[str]]:
 
 
 def _start_worker(_worker: int) -> None:
-    """Data workers leave Ctrl-C to the main process, compute on one thread, and at a lower priority.
+    """Data workers leave Ctrl-C and SIGTERM to the main process, compute on one thread, and at a lower priority.
 
     On few cores they would otherwise stall the threads of each operation.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     if hasattr(os, "nice"):
         os.nice(5)
@@ -127,11 +139,18 @@ class _Run:
     """The state of one call of `run_training`."""
 
     def __init__(
-        self, trainer: Trainer, cases: Cases, validation: Cases | None, out: Path, end: int, tensorboard: bool
+        self,
+        trainer: Trainer,
+        cases: Cases,
+        validation: Cases | None,
+        out: Path,
+        end: int,
+        tensorboard: bool,
+        trained_on: dict[str, list[str]],
     ) -> None:
         self.trainer, self.cases, self.validation, self.out, self.end = trainer, cases, validation, out, end
         self.config, self.world = trainer.config, trainer.world
-        self.tensorboard = tensorboard
+        self.tensorboard, self.trained_on = tensorboard, trained_on
         self.log: RunLog | None = None
 
     def go(self) -> None:
@@ -145,10 +164,32 @@ class _Run:
             for phase in config.phases:
                 last = min(first_step + phase.steps, self.end)
                 if trainer.step < last:
-                    self._phase(phase, last, first_item - first_step * phase.batch, asked)
+                    with self._keeping_the_steps():
+                        self._phase(phase, last, first_item - first_step * phase.batch, asked)
                 first_step += phase.steps
                 first_item += phase.steps * phase.batch
         self._save(LAST)
+
+    @contextlib.contextmanager
+    def _keeping_the_steps(self) -> Iterator[None]:
+        """Save what was learnt when a damaged case or a log that cannot be written ends the run."""
+        try:
+            yield
+        except (FloatingPointError, OutputError):
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            # Not `_save`: the other processes do not wait for this one now.
+            if self.world.is_main:
+                save_checkpoint(self._state(), self.out / LAST)
+            if isinstance(error, RuntimeError) and not _from_a_worker(error):
+                raise
+            raise ValueError(
+                f"{_own_words(error)}; the steps up to {self.trainer.step} are in {self.out / LAST}, run the same "
+                "command again to go on"
+            ) from error
+
+    def _state(self) -> dict[str, Any]:
+        return {**self.trainer.state_dict(), "cases": self.trained_on}
 
     def _loader(self, phase: Phase, end: int, offset: int) -> DataLoader:
         """Batches of this process up to step `end`: item `offset + step * batch + i`, shared out among processes."""
@@ -197,8 +238,11 @@ class _Run:
 
     def _validate(self) -> None:
         assert self.validation is not None
+        # First, for validation takes a while and may be interrupted.
+        self._save(LAST)
+        told = self.log.say if self.log is not None else print
         subsets = self.config.validation.subsets
-        figures = validation_dice(self.trainer.average, self.validation, subsets, self.world)
+        figures = validation_dice(self.trainer.average, self.validation, subsets, self.world, told)
         better = figures["score"] > self.trainer.best_score
         self.trainer.best_score = max(figures["score"], self.trainer.best_score)
         if self.log is not None:
@@ -210,5 +254,17 @@ class _Run:
 
     def _save(self, name: str) -> None:
         if self.world.is_main:
-            save_checkpoint(self.trainer.state_dict(), self.out / name)
+            save_checkpoint(self._state(), self.out / name)
         self.world.barrier()
+
+
+def _from_a_worker(error: Exception) -> bool:
+    return str(error).startswith("Caught ") or "DataLoader worker" in str(error)
+
+
+def _own_words(error: Exception) -> str:
+    """The message of an error; of one that a data worker raised, without the worker's traceback."""
+    text = str(error).strip()
+    if not text.startswith("Caught "):
+        return text
+    return text.splitlines()[-1].partition(": ")[2]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.config import DistillationConfig
 
-# Voxels with this label count in no loss (the resection cavity, where the configuration ignores it).
+# Voxels with this label do not count in the segmentation loss (the resection cavity, where it is to be ignored).
 IGNORE = -1
 # The terms of eq. 12, in the order in which logs and tables show them.
 TERMS = ("segmentation", "evd", "mst", "logit_mse", "logit_kl", "adversarial", "gram")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-REGIONS = ("WT", "TC", "ET")
+from training.scores import REGIONS
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:
@@ -59,9 +59,15 @@ def subset_rows(subsets: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _sample(metrics: Mapping[str, Any]) -> str:
+    cases = len(metrics["cases"])
+    patients = metrics.get("patients", cases)
+    return f"{patients} patients" if patients == cases else f"{cases} cases of {patients} patients"
+
+
 def _figures(metrics: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"## Dice on the {metrics['split']} split (n = {len(metrics['cases'])} patients)",
+        f"## Dice on the {metrics['split']} split (n = {_sample(metrics)})",
         "",
         f"Mean [95 % bootstrap interval over patients]; {metrics['space']}. Command: `{metrics['command']}`.",
         "",

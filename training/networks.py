@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from MSTKDSegmentLib.modalities import MODALITIES
 from MSTKDSegmentLib.network import PRESETS, build_network
 from MSTKDSegmentLib.weights import load_network, read_bundle
 from torch import Tensor, nn
+
+from training.files import file_sha256
 
 BASELINES = ("segresnet", "unetr")
 # UNETR's positions belong to one size: whole volumes are run in windows of this side.
@@ -112,14 +113,6 @@ def load_into(network: nn.Module, path: str | Path) -> str:
     except RuntimeError as error:
         raise WeightsError(f"{path}: the weights do not fit ({str(error).splitlines()[-1].strip()})") from error
     return digest
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Discriminator(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 
 from MSTKDSegmentLib.errors import OutputError
 
-from training.cases import LabelledCase
+from training.cases import LabelledCase, patient_of
 from training.checks import shared_voxels
 from training.files import write_text
 
@@ -154,7 +154,7 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     """Part -> case names, of a file of `write_splits` or of the plain form {"train": [...], "val": [...]}.
 
     Folds come as "fold_0/train", "fold_0/val" ... Raises ValueError for a file of another form, for a case in two parts
-    that must not share any, and for a patient in two of them where patients are known (in the file or by name).
+    that must not share any, and for a patient in two of them (as the file names patients, else by the case's name).
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -167,6 +167,22 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     for together in [[*common, *(p for p in parts if p.startswith(f"{fold}/"))] for fold in folds] or [common]:
         _check_disjoint({part: parts[part] for part in together}, patients, path)
     return parts
+
+
+def read_patients(path: Path) -> dict[str, str]:
+    """Case -> patient as a split file knows them (cases that share voxels are one); empty for the plain form."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return dict(data.get("patients", {})) if "format" in data else {}
+
+
+def require_disjoint(training: Sequence[str], others: Sequence[str], patients: Mapping[str, str], part: str) -> None:
+    """ValueError when the cases `others` of `part` share a patient with those of training."""
+    taught = {patients.get(name) or patient_of(name) for name in training}
+    shared = sorted(name for name in others if (patients.get(name) or patient_of(name)) in taught)
+    if shared:
+        raise ValueError(
+            f"{part!r} shares patients with the training part ({', '.join(shared[:5])}); choose one of other patients"
+        )
 
 
 def part(splits: Mapping[str, Sequence[str]], name: str, path: Path) -> list[str]:
@@ -204,8 +220,7 @@ def _check_disjoint(parts: Mapping[str, Sequence[str]], patients: Mapping[str, s
                 doubled = sorted({n for n in members if members.count(n) > 1})
                 raise ValueError(f"{path}: twice in {part}: {', '.join(doubled)}")
             cases[name].add(part)
-            if name in patients:
-                persons[patients[name]].add(part)
+            persons[patients.get(name) or patient_of(name)].add(part)
     doubled = sorted(name for name, owners in cases.items() if len(owners) > 1)
     if doubled:
         raise ValueError(f"{path}: in more than one split: {', '.join(doubled)}")

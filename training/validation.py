@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import cast
+from typing import Callable, cast
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from training.config import SIDE_MULTIPLE
 from training.crops import Cases
 from training.distributed import World
 from training.labels import CAVITY
+from training.scores import REGIONS
 
 BY_NAME = {subset_name(subset): subset for subset in SUBSETS}
 
@@ -27,26 +29,43 @@ def padded(images: np.ndarray) -> np.ndarray:
     return np.pad(images.astype(np.float32), [(0, 0), *behind])
 
 
-def predicted_labels(network: nn.Module, images: np.ndarray, subset: Sequence[str], device: str) -> np.ndarray:
-    """Label map (D, H, W) of the whole prepared case, seen through `subset`."""
+def predicted_labels(
+    network: nn.Module, images: np.ndarray, subset: Sequence[str], device: str
+) -> tuple[np.ndarray, list[str]]:
+    """Label map (D, H, W) of the whole prepared case, seen through `subset`, and what the user should know."""
     mask = availability(subset)
     image = padded(images) * mask[:, None, None, None]
     prediction = predict(cast(MSTKDNet, network), image, mask, device=device, window=getattr(network, "window", None))
     depth, height, width = images.shape[1:]
-    return prediction.probabilities[:, :depth, :height, :width].argmax(0).astype(np.uint8)
+    labels = prediction.probabilities[:, :depth, :height, :width].argmax(0).astype(np.uint8)
+    return labels, prediction.notices
 
 
-def validation_dice(network: nn.Module, cases: Cases, subsets: Sequence[str], world: World) -> dict[str, float]:
-    """Mean Dice by "subset region" and over all ("score"); each process takes its part of the cases."""
-    network.eval()
-    total: dict[str, float] = {f"{name} {region}": 0.0 for name in subsets for region in ("WT", "TC", "ET")}
+def validation_dice(
+    network: nn.Module,
+    cases: Cases,
+    subsets: Sequence[str],
+    world: World,
+    told: Callable[[str], None] = lambda _: None,
+) -> dict[str, float]:
+    """Mean Dice by "subset region" and over all ("score"); each process takes its part of the cases.
+
+    `told` gets what was done for want of memory (windows, the CPU): such scores are a little lower.
+    """
+    # A copy: for want of memory `predict` may take its network to another device, and this one is in training.
+    network = copy.deepcopy(network).eval()
+    notices: set[str] = set()
+    total: dict[str, float] = {f"{name} {region}": 0.0 for name in subsets for region in REGIONS}
     for index in range(world.rank, len(cases), world.size):
         images, labels = cases[index]
         truth = np.where(labels == CAVITY, 0, labels)
         for name in subsets:
-            found = predicted_labels(network, images, BY_NAME[name], str(world.device))
+            found, said = predicted_labels(network, images, BY_NAME[name], str(world.device))
+            notices.update(said)
             for region, value in region_dice(found, truth).items():
                 total[f"{name} {region}"] += value
+    for notice in sorted(notices):
+        told(f"validation: {notice}")
     summed = world.mean(torch.tensor(list(total.values()), dtype=torch.float64)) * world.size
     means = (summed / len(cases)).tolist()
     return {**{name: round(value, 4) for name, value in zip(total, means)}, "score": round(float(np.mean(means)), 4)}

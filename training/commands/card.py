@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from MSTKDSegmentLib.weights import read_bundle
 
+    from training.files import write_text
     from training.model_card import card_markdown
 
-    arguments.out.write_text(card_markdown(read_bundle(arguments.bundle).card))
+    write_text(arguments.out, card_markdown(read_bundle(arguments.bundle).card))
     print(arguments.out)

@@ -6,15 +6,17 @@ On several GPUs or machines: `torchrun --nproc-per-node N -m training evaluate .
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from training.commands.check import add_data_arguments
 
 HELP = "score a bundle or a checkpoint over the 15 subsets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="folder of labelled cases, or a datalist")
-    parser.add_argument("--layout", default="auto", help="auto, folders, msd or datalist")
+    add_data_arguments(parser)
     parser.add_argument("--splits", type=Path, required=True, help="JSON that `split` wrote")
     parser.add_argument("--split", default="val", help="part to evaluate (default: val)")
     what = parser.add_mutually_exclusive_group()
@@ -22,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--checkpoint", type=Path, help="last.pt or best.pt of a run")
     parser.add_argument("--out", type=Path, required=True, help="folder for per_case.csv and summary.json")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--processes", type=int, default=1, help="cases at a time; the cores are shared out")
     parser.add_argument("--subsets", nargs="+", metavar="SUBSET", help="such as T1Gd+FLAIR; default: all 15")
     parser.add_argument("--limit-cases", type=int, metavar="N", help="the first N cases of the split only")
     parser.add_argument("--save-labels", action="store_true", help="keep the label maps in OUT/labels")
@@ -39,11 +40,14 @@ def run(arguments: argparse.Namespace) -> None:
     from training.discovery import discover
     from training.distributed import joined_world
     from training.evaluate import CLEAN_UPS, Candidate, evaluate
-    from training.splits import part, read_splits
+    from training.splits import part, read_patients, read_splits
 
     wanted = {parse_subset(text) for text in arguments.subsets} if arguments.subsets else set(SUBSETS)
     names = part(read_splits(arguments.splits), arguments.split, arguments.splits)[: arguments.limit_cases]
-    cases = discover(arguments.data, arguments.layout).select(names)
+    # Patients as the split file knows them: cases that share voxels are one in the intervals and tests.
+    patients = read_patients(arguments.splits)
+    found = discover(arguments.data, arguments.layout, arguments.convention).select(names)
+    cases = [replace(case, patient=patients.get(case.name, case.patient)) for case in found]
     with joined_world(arguments.device) as world:
         # Under torchrun each process has its own GPU; alone, the product's choice of a device counts.
         device = arguments.device if world.size == 1 else str(world.device)

@@ -15,8 +15,8 @@ SAMPLE = Path(__file__).resolve().parents[2] / "Resources" / "sample"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder that `train` wrote")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    parser.add_argument("--splits", type=Path, required=True)
-    parser.add_argument("--split", default="train", help="part that the run was trained on (default: train)")
+    parser.add_argument("--splits", type=Path, help="to check what the run was trained on: the split file ...")
+    parser.add_argument("--split", default="train", help="... and its part (default: train)")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--texts", type=Path, required=True, help="YAML: name, description, data, licence, citations")
     parser.add_argument("--evaluation", type=Path, help="summary.json of these weights; its figures go into the card")
@@ -30,15 +30,19 @@ def run(arguments: argparse.Namespace) -> None:
 
     from training.cache import cache_fingerprint
     from training.evaluate import CLEAN_UPS
-    from training.export import export_bundle, read_texts
+    from training.export import export_bundle, read_texts, trained_cases
     from training.splits import part, read_splits
 
     if arguments.clean_up not in CLEAN_UPS:
         raise ValueError(f"unknown clean-up {arguments.clean_up!r}; known: {', '.join(CLEAN_UPS)}")
-    cases = part(read_splits(arguments.splits), arguments.split, arguments.splits)
+    checkpoint = arguments.run / f"{arguments.checkpoint}.pt"
+    named = None
+    if arguments.splits is not None:
+        named = part(read_splits(arguments.splits), arguments.split, arguments.splits)
+    cases = trained_cases(checkpoint, named)
     trial, _ = roles_in_folder(arguments.trial)
     agreement = export_bundle(
-        arguments.run / f"{arguments.checkpoint}.pt",
+        checkpoint,
         arguments.out,
         texts=read_texts(arguments.texts),
         cases=cases,

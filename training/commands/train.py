@@ -6,6 +6,7 @@ On several GPUs or machines: `torchrun --nproc-per-node N -m training train ...`
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 HELP = "train a teacher, a student or a baseline; goes on where an earlier call stopped"
@@ -31,15 +32,21 @@ def run(arguments: argparse.Namespace) -> None:
     from training.config import load_config
     from training.distributed import joined_world
     from training.loop import run_training
-    from training.splits import part, read_splits
+    from training.splits import part, read_patients, read_splits, require_disjoint
 
     config = load_config(arguments.config, arguments.overrides)
     splits = read_splits(arguments.splits)
-    limit = int(config.sampling.memory_gb * 1e9)
-    cases = CachedCases(arguments.cache, part(splits, arguments.split, arguments.splits), limit)
+    names = part(splits, arguments.split, arguments.splits)
+    held = []
+    if config.validation.every:
+        held = part(splits, arguments.validation_split, arguments.splits)
+        require_disjoint(names, held, read_patients(arguments.splits), arguments.validation_split)
+    # The limit is for a computer: its processes share it, and so do the two parts.
+    limit = config.sampling.memory_gb * 1e9 / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cases = CachedCases(arguments.cache, names, int(limit * len(names) / (len(names) + len(held))))
     validation = None
-    if config.validation.every and arguments.validation_split in splits:
-        validation = CachedCases(arguments.cache, splits[arguments.validation_split], limit)
+    if held:
+        validation = CachedCases(arguments.cache, held, int(limit * len(held) / (len(names) + len(held))))
     with joined_world(arguments.device) as world:
         checkpoint = run_training(
             config,
