@@ -152,18 +152,18 @@ def rows(path):
 def test_one_command_trains_scores_and_compares_and_again_does_nothing_twice(place, tmp_path, capsys):
     run(place, tmp_path, "--variants", "full,no-distillation")
     assert {path.name for path in tmp_path.iterdir()} == {"full", "no-distillation", "tables"}
-    table = rows(tmp_path / "tables" / "table4.csv")
+    table = rows(tmp_path / "tables" / "val" / "table4.csv")
     assert [row["method"] for row in table] == ["full", "no-distillation"]
     assert all(0 <= float(table[0][f"dice {region}"]) <= 100 for region in ("WT", "TC", "ET"))
-    budgets = rows(tmp_path / "tables" / "variants.csv")
+    budgets = rows(tmp_path / "tables" / "val" / "variants.csv")
     assert [row["changes"] for row in budgets] == ["none", "teacher.mode: ema -> none"]
     assert {(row["seed"], row["steps"], row["crops"]) for row in budgets} == {("5", "2", "2")}
     for name in ("full", "no_distillation"):
-        (tested, *_) = rows(tmp_path / "tables" / f"comparison_dice_with_{name}.csv")
+        (tested, *_) = rows(tmp_path / "tables" / "val" / f"comparison_dice_with_{name}.csv")
         assert tested["reference"] == name.replace("_", "-")
         assert {"ci95_low", "ci95_high", "p", "p_holm"} <= set(tested)
-    assert len(rows(tmp_path / "tables" / "subsets_dice.csv")[0]) == 2 + 15 + 1
-    assert "Table 4, ablations" in (tmp_path / "tables" / "tables.md").read_text()
+    assert len(rows(tmp_path / "tables" / "val" / "subsets_dice.csv")[0]) == 2 + 15 + 1
+    assert "Table 4, ablations" in (tmp_path / "tables" / "val" / "tables.md").read_text()
 
     before = {name: (tmp_path / name / LAST).read_bytes() for name in ("full", "no-distillation")}
     capsys.readouterr()

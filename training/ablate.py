@@ -113,7 +113,7 @@ def run_ablation(
     scoring: Scoring | None = None,
     told: Told = print,
 ) -> list[Path]:
-    """Train the variants in `<out>/<variant>/`, score each one's `last.pt`, write `<out>/tables/`; returns its files.
+    """Train the variants in `<out>/<variant>/`, score each `last.pt`, write `<out>/tables/<split>/`; returns its files.
 
     Goes on where an earlier call stopped: a finished variant is not trained again, a scored case not scored again.
     Without `scoring` it ends after training. Raises, before anything is trained, ConfigError for variants that cannot
@@ -167,7 +167,7 @@ def _score(folder: Path, scoring: Scoring, world: World, told: Told) -> None:
     evaluate(
         Candidate.from_checkpoint(folder / LAST, device),
         scoring.cases,
-        folder / EVALUATION,
+        folder / EVALUATION / scoring.split,
         scoring.split,
         told=told,
         processes=scoring.processes,
@@ -179,12 +179,13 @@ def _score(folder: Path, scoring: Scoring, world: World, told: Told) -> None:
 
 
 def _write_tables(base: TrainingConfig, configs: Mapping[str, TrainingConfig], out: Path, split: str) -> list[Path]:
-    methods = [read_method(name, out / name / EVALUATION / TABLE) for name in configs]
+    methods = [read_method(name, out / name / EVALUATION / split / TABLE) for name in configs]
     states = {name: _about(out / name / LAST) for name in configs}
     require_same_sources(states)
     tables = [budget_table(base, configs, states), *ablation_tables(methods)]
-    figures = all_figures(methods, out / TABLES)
-    return write_tables(tables, methods, figures, out / TABLES, f"Ablations, scored on {split}")
+    folder = out / TABLES / split
+    figures = all_figures(methods, folder)
+    return write_tables(tables, methods, figures, folder, f"Ablations, scored on {split}")
 
 
 def _about(checkpoint: Path) -> dict[str, Any]:
