@@ -300,7 +300,7 @@ def test_a_run_keeps_its_configuration_versions_and_commit(cases, tmp_path):
 
     run(tiny.TINY, cases, tmp_path, stop_after=1)
     assert load_config(tmp_path / "config.yaml") == tiny.TINY
-    about = json.loads((tmp_path / "versions.json").read_text())
+    about = json.loads((tmp_path / "versions.json").read_text(encoding="utf-8"))
     assert about["versions"]["torch"] == torch.__version__
     assert about["commit"]
 

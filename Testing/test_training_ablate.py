@@ -163,7 +163,7 @@ def test_one_command_trains_scores_and_compares_and_again_does_nothing_twice(pla
         assert tested["reference"] == name.replace("_", "-")
         assert {"ci95_low", "ci95_high", "p", "p_holm"} <= set(tested)
     assert len(rows(tmp_path / "tables" / "val" / "subsets_dice.csv")[0]) == 2 + 15 + 1
-    assert "Table 4, ablations" in (tmp_path / "tables" / "val" / "tables.md").read_text()
+    assert "Table 4, ablations" in (tmp_path / "tables" / "val" / "tables.md").read_text(encoding="utf-8")
 
     before = {name: (tmp_path / name / LAST).read_bytes() for name in ("full", "no-distillation")}
     capsys.readouterr()
@@ -176,8 +176,8 @@ def test_one_command_trains_scores_and_compares_and_again_does_nothing_twice(pla
 
 
 def test_what_cannot_work_is_refused_before_anything_is_trained(place, tmp_path):
-    with pytest.raises(ValueError, match="--evaluate-split"):
-        run(place, tmp_path, "--evaluate-split", "train")
+    with pytest.raises(ValueError, match="shares patients with the training part"):
+        run(place, tmp_path, "shares patients with the training part", "train")
     with pytest.raises(FileNotFoundError, match=r"full: teacher\.weights: missing\.pt: no such file"):
         run(place, tmp_path, "--variants", "no-distillation,full", "teacher.mode=frozen", "teacher.weights=missing.pt")
     assert not list(tmp_path.iterdir())

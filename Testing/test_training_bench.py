@@ -85,7 +85,7 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys):
         parser.parse_args([*texts, "--cache", str(tmp_path / "cache"), "--splits", str(tmp_path / "splits.json")])
     )
     assert torch.get_num_threads() == threads
-    measured = json.loads(out.read_text())
+    measured = json.loads(out.read_text(encoding="utf-8"))
     assert json.loads(capsys.readouterr().out) == measured
     assert measured["step_speedup_vs_paper"] is None
     assert (measured["crop"], measured["batch"], measured["data"]) == ([32, 32, 32], 1, "prepared cases")

@@ -357,8 +357,8 @@ def test_good_cases_are_reported_with_their_convention_and_patient(collection, t
     assert [texts(report, "warning") for report in reports] == [[], [], []]
     assert reports[0].label_voxels["RC"] == 2
     path = write_report(reports, tmp_path / "report")
-    assert "3 cases, 0 of them unusable" in path.read_text()
-    assert "| brats2021 | a name of brats2018: ET is 4 | 1 |" in path.read_text()
+    assert "3 cases, 0 of them unusable" in path.read_text(encoding="utf-8")
+    assert "| brats2021 | a name of brats2018: ET is 4 | 1 |" in path.read_text(encoding="utf-8")
     hashes = read_hashes(path.parent)
     assert hashes[reports[2].name] == voxel_hashes(find_case(collection / "HGG" / "Brats18_CBICA_AAB_1"))
     assert sorted(p.name for p in path.parent.iterdir()) == ["checks.json", "checks.md"]
@@ -524,7 +524,7 @@ def test_a_split_file_is_read_back_and_never_replaced_unasked(tmp_path):
         splits = make_splits(cases, 4, folds=folds, hashes={"P0": {"T1": "x"}})
         write_splits(splits, path, overwrite=folds is not None)
         assert read_splits(path) == {name: list(members) for name, members in splits.parts.items()}
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         assert (stored["format"], stored["seed"], stored["sha256"]) == (1, 4, {"P0": {"T1": "x"}})
     before = path.read_bytes()
     with pytest.raises(OutputError, match=r"splits\.json exists"):
@@ -657,7 +657,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
     with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "old")]
+    assert [(p.name, p.read_text(encoding="utf-8")) for p in tmp_path.iterdir()] == [("a.json", "old")]
 
 
 # --- commands ---
@@ -706,7 +706,7 @@ def test_bad_cases_block_prepare_unless_they_are_skipped(tmp_path, capsys):
     assert [path.name for path in cache.glob("*.npz")] == ["Good.npz"]
     with pytest.raises(InputError, match="1 of 2 cases cannot be used"):
         call(check, "--data", data, "--report", tmp_path / "report")
-    assert "the file is empty" in (tmp_path / "report" / "checks.md").read_text()
+    assert "the file is empty" in (tmp_path / "report" / "checks.md").read_text(encoding="utf-8")
 
 
 def test_names_tell_collections():

@@ -112,7 +112,7 @@ def test_a_run_of_two_processes_ends_with_the_weights_and_validation_of_one(both
         # sign of rounding decides; all others agree.
         close = (two["network"][name] - expected).abs() < 2e-5
         assert float(close.float().mean()) > 0.95, name
-    assert len((folder / "2" / "run" / "log.jsonl").read_text().splitlines()) == 3
+    assert len((folder / "2" / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(both):

@@ -109,7 +109,7 @@ def row(**changes) -> Row:
 
 
 def test_the_columns_are_those_of_the_method(finished):
-    header = (finished / "per_case.csv").read_text().splitlines()[0]
+    header = (finished / "per_case.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header == (
         "case,patient,subset,region,n_ref,n_pred,status,dice,hd95,nsd1,nsd2,volume_error_ml,seconds,"
         "checkpoint_sha256,clean_up"
@@ -163,6 +163,15 @@ def test_a_subset_hides_the_other_sequences(cases):
 # --- resuming, order, what is refused ---
 
 
+def test_two_evaluations_in_one_folder_keep_each_others_cases(cases, tmp_path):
+    def meanwhile(_text):
+        evaluate(candidate(), cases[2:], tmp_path, "val", subsets=TWO, told=lambda _: None)
+
+    evaluate(candidate(), cases[:1], tmp_path, "val", subsets=TWO, told=meanwhile)
+    evaluate(candidate(), cases[1:2], tmp_path, "val", subsets=TWO, told=lambda _: None)
+    assert {row.case for row in read_rows(tmp_path / "per_case.csv")} == set(NAMES)
+
+
 def test_what_is_there_in_full_is_not_run_again_and_what_is_partial_is(cases, tmp_path):
     quiet = {"told": lambda _: None}
     first = candidate()
@@ -174,7 +183,7 @@ def test_what_is_there_in_full_is_not_run_again_and_what_is_partial_is(cases, tm
     wider = candidate()
     path = evaluate(wider, cases[:1], tmp_path, "val", subsets=TWO, **quiet)
     assert wider.network.calls == 2
-    summary = json.loads(path.read_text())
+    summary = json.loads(path.read_text(encoding="utf-8"))
     assert summary["cases"] == [NAMES[0]]
     assert list(summary["clean_up"]["none"]["subsets"]) == ["FLAIR", SUBSET_NAMES[-1]]
     assert {r.case for r in read_rows(tmp_path / "per_case.csv")} == set(NAMES[:2])
@@ -194,7 +203,7 @@ def test_files_of_an_earlier_version_or_damaged_ones_are_named(cases, tmp_path):
     with pytest.raises(ValueError, match=r"per_case\.csv: .*patient, nsd1, nsd2, seconds are missing; move the file"):
         evaluate(candidate(), cases[:1], tmp_path, "val", subsets=TWO[:1])
     write_rows(table, [row()])
-    table.write_text(table.read_text() + "c,p,FLAIR,TC,5\n")
+    table.write_text(table.read_text(encoding="utf-8") + "c,p,FLAIR,TC,5\n")
     with pytest.raises(ValueError, match=r"per_case\.csv, line 3"):
         read_rows(table)
     with pytest.raises(ValueError, match="'test' has no cases"):
@@ -245,7 +254,9 @@ def test_two_ranks_give_the_table_of_one_process(data, finished, tmp_path):
     assert [NAMES[0] in told[0], NAMES[1] in told[1], NAMES[2] in told[0], NAMES[1] in told[0]] == [1, 1, 1, 0]
     assert without_seconds(tmp_path / "per_case.csv") == without_seconds(finished / "per_case.csv")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["per_case.csv", "summary.json"]
-    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads((finished / "summary.json").read_text())
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == json.loads(
+        (finished / "summary.json").read_text(encoding="utf-8")
+    )
 
 
 def test_what_single_ranks_left_is_taken_over(finished, cases, tmp_path):

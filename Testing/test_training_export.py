@@ -79,7 +79,7 @@ def test_figures_of_these_weights_go_into_the_card(export, cohort, tmp_path):
     export(tmp_path / "final.zip", evaluation=summary, cases=["Another"])
     final = read_bundle(tmp_path / "final.zip")
     assert final.sha256 == read_bundle(draft).sha256
-    figures = json.loads(summary.read_text())["clean_up"]["none"]["subsets"]["FLAIR"]
+    figures = json.loads(summary.read_text(encoding="utf-8"))["clean_up"]["none"]["subsets"]["FLAIR"]
     assert final.expected_dice(("FLAIR",))["WT"] == pytest.approx(figures["WT"])
     assert final.card["training"]["cases"] == ["Another"]
     page = card_markdown(final.card)

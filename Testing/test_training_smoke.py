@@ -49,11 +49,13 @@ def test_from_folders_to_a_bundle(tmp_path, monkeypatch, capsys):
     assert "mean over 15 subsets" in call(f"{evaluate} --bundle draft.zip --out evaluation")
     call(f"{export} --evaluation evaluation/summary.json --out student.zip")
     call("card --bundle student.zip --out card.md")
-    summary = json.loads(Path("evaluation/summary.json").read_text())
+    summary = json.loads(Path("evaluation/summary.json").read_text(encoding="utf-8"))
     mean = summary["clean_up"]["none"]["mean_over_subsets"]
-    assert f"**{mean['WT']:.3f}** | **{mean['TC']:.3f}** | **{mean['ET']:.3f}**" in Path("card.md").read_text()
+    assert f"**{mean['WT']:.3f}** | **{mean['TC']:.3f}** | **{mean['ET']:.3f}**" in Path("card.md").read_text(
+        encoding="utf-8"
+    )
     call("tables student=evaluation/per_case.csv --out tables")
-    assert "| student |" in Path("tables/tables.md").read_text()
+    assert "| student |" in Path("tables/tables.md").read_text(encoding="utf-8")
     segmenter = Segmenter("student.zip", "cpu")
     assert segmenter.bundle.sha256 == summary["checkpoint_sha256"]
     assert segmenter.bundle.expected_dice(("FLAIR",)) is not None

@@ -348,7 +348,7 @@ def test_the_command_writes_tables_and_figures(tmp_path, capsys):
     out = tmp_path / "out"
     options = ("--reference", "ours", "--ablation", "w/o GSME", "--title", "Phantoms", "--paper-legacy")
     tables_command.run(arguments(*files, ablated, "--out", str(out), *options))
-    page = (out / "tables.md").read_text()
+    page = (out / "tables.md").read_text(encoding="utf-8")
     assert page.startswith("# Phantoms\n")
     assert [line for line in page.splitlines() if line.startswith("**Table 4")]
     stems = ["table1", "table2", "table3", "table4", "comparison_dice", "comparison_hd95_by_missing", "empty_masks"]

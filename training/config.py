@@ -234,7 +234,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file's data over its `base`'s."""
     try:
-        data = yaml.safe_load(path.read_text()) or {}
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML ({error})") from error
     if not isinstance(data, dict):

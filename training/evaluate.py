@@ -208,7 +208,8 @@ def evaluate(
     if processes > 1:
         work = partial(_on_threads, max((os.cpu_count() or 1) // processes, 1), work)
     for fresh in each(work, missing, processes):
-        rows = merged([rows, fresh], names)
+        # With what is there now: a second evaluation in the same folder must not lose its cases to this one.
+        rows = merged([rows, read_rows(place), fresh], names)
         write_rows(place, rows)
         told(_line(fresh))
     wait()

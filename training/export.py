@@ -36,7 +36,7 @@ def read_texts(path: Path) -> dict[str, Any]:
 
     Raises ValueError naming what is missing or unknown.
     """
-    texts = yaml.safe_load(path.read_text()) or {}
+    texts = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     wrong = sorted(set(TEXTS) ^ set(texts))
     if wrong:
         raise ValueError(f"{path}: missing or unknown: {', '.join(wrong)}; a card needs {', '.join(TEXTS)}")
@@ -69,7 +69,7 @@ def export_bundle(
         raise WeightsError(
             f"{checkpoint}: a {config['preset']} network is a baseline for tables; no bundle is made of it"
         )
-    summary = json.loads(evaluation.read_text()) if evaluation else None
+    summary = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation else None
     network = network_of(state)
     card: dict[str, Any] = {
         **texts,

@@ -21,7 +21,7 @@ LOG_NAME = "log.jsonl"
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a log; a last line that a crash cut short is left out."""
     records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
