@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +15,12 @@ from MSTKDSegmentLib.modalities import SUBSETS, subset_name
 SHAPE = (32, 36, 34)  # (D, H, W); at 2 mm the canonical grid is 64 x 64 x 64
 SPACING_MM = 2.0
 EXPECTED_DICE = {"WT": 0.9, "TC": 0.8, "ET": 0.7, "n": 10}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """A process that does not end after its tests is a defect: show where it waits, and fail."""
+    faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)
 
 
 def ellipsoid(scale: float = 1.0) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -410,6 +411,9 @@ def test_a_damaged_case_is_named_and_the_steps_so_far_are_kept(cases, workers, t
     assert "Traceback" not in message
     assert "\n" not in message
     assert loaded(tmp_path / "run" / "last.pt")["step"] >= 1
+    # The traceback still holds everything; a data worker that went on would keep the interpreter from ending.
+    assert caught.tb is not None
+    assert multiprocessing.active_children() == []
 
 
 def test_endless_overflow_in_half_precision_ends_the_run(cases):

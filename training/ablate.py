@@ -162,10 +162,8 @@ def _is_finished(config: TrainingConfig, checkpoint: Path) -> bool:
 
 
 def _score(folder: Path, scoring: Scoring, world: World, told: Told) -> None:
-    # Under torchrun each process has its own GPU; alone, the product's choice of a device counts.
-    device = scoring.device if world.size == 1 else str(world.device)
     evaluate(
-        Candidate.from_checkpoint(folder / LAST, device),
+        Candidate.from_checkpoint(folder / LAST, world.product_device(scoring.device)),
         scoring.cases,
         folder / EVALUATION / scoring.split,
         scoring.split,

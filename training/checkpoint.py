@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from MSTKDSegmentLib.errors import OutputError
+
+from training.files import replacing
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -19,22 +20,16 @@ def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
 
     Raises OutputError saying what is free on the disk and that the earlier checkpoint is still there.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     # torch wraps an error of the disk into a RuntimeError of its own.
-    except (OSError, RuntimeError) as error:
+    except (OutputError, RuntimeError) as error:
         before = "the earlier one is untouched" if path.exists() else "there is no earlier one"
         raise OutputError(
-            f"{path}: the checkpoint cannot be written ({error}); {_free(path.parent)}, {before}. Make room and run "
-            "the same command again to go on from the last checkpoint"
+            f"{path}: the checkpoint cannot be written ({error.__cause__ or error}); {_free(path.parent)}, {before}. "
+            "Make room and run the same command again to go on from the last checkpoint"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _free(folder: Path) -> str:

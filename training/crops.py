@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from MSTKDSegmentLib.modalities import SUBSETS, availability
+from MSTKDSegmentLib.regions import CAVITY
 from torch.utils.data import Dataset
 
 from training.augment import Augmentation
 from training.config import SamplingConfig
-from training.labels import CAVITY
 from training.losses import IGNORE
 from training.mixing import carve_mix
 

@@ -24,6 +24,10 @@ class World:
         """The one process that writes checkpoints, logs and tables."""
         return self.rank == 0
 
+    def product_device(self, asked: str) -> str:
+        """What the product's choice of a device is asked for: `asked`, but under torchrun this process's own."""
+        return asked if self.size == 1 else str(self.device)
+
     def wrap(self, network: nn.Module) -> nn.Module:
         """`network` with averaged gradients (DistributedDataParallel) where there are several processes."""
         if self.size == 1:

@@ -9,13 +9,10 @@ import numpy as np
 import SimpleITK as sitk
 from MSTKDSegmentLib.errors import InputError
 from MSTKDSegmentLib.geometry import array_to_image
-from MSTKDSegmentLib.regions import CONVENTIONS, from_convention
+from MSTKDSegmentLib.regions import CAVITY, CONVENTIONS, from_convention
 from MSTKDSegmentLib.volumes import read_volume
 
 from training.cases import LabelledCase, collection_of
-
-CAVITY = 4
-"""The resection cavity (RC of BraTS 2024) where it is kept; no part of the whole tumour."""
 
 _ET_IS_4 = ("brats2017", "brats2018", "brats2019", "brats2020", "brats2021", "fets")
 

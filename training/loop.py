@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -21,6 +22,7 @@ from training.config import Phase, TrainingConfig, differences, plain, written
 from training.crops import Cases, CropDataset
 from training.distributed import World
 from training.engine import Trainer
+from training.files import write_text
 from training.networks import read_checkpoint
 from training.provenance import current_commit, package_versions
 from training.runlog import RunLog
@@ -96,9 +98,9 @@ def _resume(trainer: Trainer, checkpoint: Path, cases: dict[str, list[str]], cha
 
 def _describe(config: TrainingConfig, out: Path) -> None:
     """The resolved configuration, versions and commit beside the checkpoints."""
-    (out / "config.yaml").write_text(written(config))
+    write_text(out / "config.yaml", written(config))
     about = {"versions": package_versions(), "commit": current_commit()}
-    (out / "versions.json").write_text(json.dumps(about, indent=1) + "\n")
+    write_text(out / "versions.json", json.dumps(about, indent=1) + "\n")
 
 
 @contextlib.contextmanager
@@ -126,13 +128,33 @@ def stop_requests() -> Iterator[list[str]]:
 def _start_worker(_worker: int) -> None:
     """Data workers leave Ctrl-C and SIGTERM to the main process, compute on one thread, and at a lower priority.
 
-    On few cores they would otherwise stall the threads of each operation.
+    On few cores they would otherwise stall the threads of each operation. `_batches` ends them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     if hasattr(os, "nice"):
         os.nice(5)
+
+
+@contextlib.contextmanager
+def _batches(loader: DataLoader) -> Iterator[Iterator[Any]]:
+    """The loader's batches; its workers have ended when the block is left, however it is left.
+
+    torch ends them when the iterator is collected. An error's traceback may hold it until the interpreter exits, which
+    would then wait for ever for processes that ignore its SIGTERM.
+    """
+    others = set(multiprocessing.active_children())
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        # First torch's own way, which also tells its watch over the workers that they may go.
+        if loader.num_workers:
+            batches._shutdown_workers()  # type: ignore[attr-defined]
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+            worker.join()
 
 
 class _Run:
@@ -164,8 +186,9 @@ class _Run:
             for phase in config.phases:
                 last = min(first_step + phase.steps, self.end)
                 if trainer.step < last:
-                    with self._keeping_the_steps():
-                        self._phase(phase, last, first_item - first_step * phase.batch, asked)
+                    loader = self._loader(phase, last, first_item - first_step * phase.batch)
+                    with self._keeping_the_steps(), _batches(loader) as batches:
+                        self._phase(phase, batches, asked)
                 first_step += phase.steps
                 first_item += phase.steps * phase.batch
         self._save(LAST)
@@ -213,10 +236,10 @@ class _Run:
             pin_memory=self.world.device.type == "cuda",
         )
 
-    def _phase(self, phase: Phase, end: int, offset: int, asked: list[str]) -> None:
+    def _phase(self, phase: Phase, batches: Iterator[Any], asked: list[str]) -> None:
         trainer, config = self.trainer, self.config
         start = time.perf_counter()
-        for batch in self._loader(phase, end, offset):
+        for batch in batches:
             figures = trainer.train_step(batch)
             now = time.perf_counter()
             trainer.seconds += now - start
@@ -230,11 +253,11 @@ class _Run:
                     f"stopped at step {trainer.step} of {config.total_steps}; {self.out / LAST} is saved. Run the same "
                     "command again to go on from there"
                 )
-            if trainer.step % config.checkpoint_every == 0:
-                self._save(LAST)
             if config.validation.every and trainer.step % config.validation.every == 0:
-                self._validate()
+                self._validate()  # saves, too
                 start = time.perf_counter()
+            elif trainer.step % config.checkpoint_every == 0:
+                self._save(LAST)
 
     def _validate(self) -> None:
         assert self.validation is not None

@@ -15,6 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from training.files import write_text
+
 LOG_NAME = "log.jsonl"
 
 
@@ -39,9 +41,7 @@ class RunLog:
         self.folder, self.every, self.total = folder, every, total
         self.path = folder / LOG_NAME
         kept = [record for record in read_log(self.path) if record["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        temporary.replace(self.path)
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self._figures: dict[str, list[float]] = defaultdict(list)
         self._crops, self._since = 0, time.perf_counter()
         self._writer = _tensorboard_writer(folder, step) if tensorboard else None

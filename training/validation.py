@@ -12,12 +12,12 @@ from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
 from MSTKDSegmentLib.network import MSTKDNet
+from MSTKDSegmentLib.regions import CAVITY
 from torch import nn
 
 from training.config import SIDE_MULTIPLE
 from training.crops import Cases
 from training.distributed import World
-from training.labels import CAVITY
 from training.scores import REGIONS
 
 BY_NAME = {subset_name(subset): subset for subset in SUBSETS}

@@ -17,6 +17,7 @@ import numpy as np
 
 from .errors import Cancelled, DeviceError
 from .memory import available_memory, bytes_needed, is_out_of_memory
+from .regions import BACKGROUND, CAVITY
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +30,6 @@ CancelCheck = Callable[[], bool]
 # Cubic windows tried, largest first, when the whole volume does not fit; neighbours overlap by half.
 WINDOWS = (128, 96, 64)
 OVERLAP = 0.5
-
-TUMOUR_CLASSES = (1, 2, 3)  # NCR, ED, ET; class 0 is background
-CAVITY = 4
 
 
 @dataclass
@@ -123,9 +121,9 @@ def _that_fit(plan: list[int | None], network: MSTKDNet, shape: Sequence[int]) -
 
 def _cavity_as_background(probabilities: np.ndarray) -> np.ndarray:
     """(4 or 5, D, H, W) -> (4, D, H, W): a fifth class is the resection cavity, which is no part of the tumour."""
-    if len(probabilities) > len(TUMOUR_CLASSES) + 1:
-        probabilities[0] += probabilities[CAVITY]
-    return probabilities[: len(TUMOUR_CLASSES) + 1]
+    if len(probabilities) > CAVITY:
+        probabilities[BACKGROUND] += probabilities[CAVITY]
+    return probabilities[:CAVITY]
 
 
 def _without_checkerboard(probabilities: np.ndarray) -> np.ndarray:

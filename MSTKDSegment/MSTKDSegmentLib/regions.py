@@ -17,6 +17,7 @@ from scipy import ndimage
 from .errors import InputError
 
 BACKGROUND, NCR, ED, ET = 0, 1, 2, 3
+CAVITY = 4  # the resection cavity, no part of the tumour: a fifth class that a network may have, never in a result
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Run it again to go on. On several GPUs: `torchrun --nproc-per-node N -m training
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 HELP = "train, score and compare ablations and baselines with equal budgets"
@@ -38,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from training.ablate import DEFAULT_VARIANTS, Scoring, run_ablation, variants
-    from training.cache import CachedCases
+    from training.cohort import labelled_part, prepared_parts
     from training.config import load_config
-    from training.discovery import discover
     from training.distributed import joined_world
     from training.splits import part, read_patients, read_splits, require_disjoint
 
@@ -49,22 +47,19 @@ def run(arguments: argparse.Namespace) -> None:
     base = load_config(arguments.config, arguments.overrides)
     names = DEFAULT_VARIANTS if arguments.variants is None else _listed(arguments.variants)
     variants(base, names)  # before the cases are read, which takes a while
-    splits, patients = read_splits(arguments.splits), read_patients(arguments.splits)
-    training_names = part(splits, arguments.split, arguments.splits)
     scoring = None
     if not arguments.no_evaluate:
-        wanted = part(splits, arguments.evaluate_split, arguments.splits)
-        require_disjoint(training_names, wanted, patients, arguments.evaluate_split)
-        found = discover(arguments.data, arguments.layout, arguments.convention).select(wanted)
-        found = [replace(case, patient=patients.get(case.name, case.patient)) for case in found]
+        splits = read_splits(arguments.splits)
+        trained = part(splits, arguments.split, arguments.splits)
+        scored = part(splits, arguments.evaluate_split, arguments.splits)
+        require_disjoint(trained, scored, read_patients(arguments.splits), arguments.evaluate_split)
+        found = labelled_part(
+            arguments.data, arguments.layout, arguments.convention, arguments.splits, arguments.evaluate_split
+        )
         scoring = Scoring(found, arguments.evaluate_split, arguments.device, arguments.processes)
-    limit = int(base.sampling.memory_gb * 1e9)
-    cases = CachedCases(arguments.cache, training_names, limit)
-    validation = None
-    if base.validation.every:
-        held = part(splits, arguments.validation_split, arguments.splits)
-        require_disjoint(training_names, held, patients, arguments.validation_split)
-        validation = CachedCases(arguments.cache, held, limit)
+    cases, validation = prepared_parts(
+        base, arguments.cache, arguments.splits, arguments.split, arguments.validation_split
+    )
     with joined_world(arguments.device) as world:
         paths = run_ablation(
             base,

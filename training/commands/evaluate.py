@@ -6,7 +6,6 @@ On several GPUs or machines: `torchrun --nproc-per-node N -m training evaluate .
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from MSTKDSegmentLib.modalities import SUBSETS, parse_subset
 
-    from training.discovery import discover
+    from training.cohort import labelled_part
     from training.distributed import joined_world
     from training.evaluate import CLEAN_UPS, Candidate, evaluate
-    from training.splits import part, read_patients, read_splits
 
     wanted = {parse_subset(text) for text in arguments.subsets} if arguments.subsets else set(SUBSETS)
-    names = part(read_splits(arguments.splits), arguments.split, arguments.splits)[: arguments.limit_cases]
-    # Patients as the split file knows them: cases that share voxels are one in the intervals and tests.
-    patients = read_patients(arguments.splits)
-    found = discover(arguments.data, arguments.layout, arguments.convention).select(names)
-    cases = [replace(case, patient=patients.get(case.name, case.patient)) for case in found]
+    cases = labelled_part(
+        arguments.data,
+        arguments.layout,
+        arguments.convention,
+        arguments.splits,
+        arguments.split,
+        arguments.limit_cases,
+    )
     with joined_world(arguments.device) as world:
-        # Under torchrun each process has its own GPU; alone, the product's choice of a device counts.
-        device = arguments.device if world.size == 1 else str(world.device)
+        device = world.product_device(arguments.device)
         if arguments.checkpoint:
             candidate = Candidate.from_checkpoint(arguments.checkpoint, device)
         else:

@@ -6,7 +6,6 @@ On several GPUs or machines: `torchrun --nproc-per-node N -m training train ...`
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 HELP = "train a teacher, a student or a baseline; goes on where an earlier call stopped"
@@ -28,25 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from training.cache import CachedCases
+    from training.cohort import prepared_parts
     from training.config import load_config
     from training.distributed import joined_world
     from training.loop import run_training
-    from training.splits import part, read_patients, read_splits, require_disjoint
 
     config = load_config(arguments.config, arguments.overrides)
-    splits = read_splits(arguments.splits)
-    names = part(splits, arguments.split, arguments.splits)
-    held = []
-    if config.validation.every:
-        held = part(splits, arguments.validation_split, arguments.splits)
-        require_disjoint(names, held, read_patients(arguments.splits), arguments.validation_split)
-    # The limit is for a computer: its processes share it, and so do the two parts.
-    limit = config.sampling.memory_gb * 1e9 / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cases = CachedCases(arguments.cache, names, int(limit * len(names) / (len(names) + len(held))))
-    validation = None
-    if held:
-        validation = CachedCases(arguments.cache, held, int(limit * len(held) / (len(names) + len(held))))
+    cases, validation = prepared_parts(
+        config, arguments.cache, arguments.splits, arguments.split, arguments.validation_split
+    )
     with joined_world(arguments.device) as world:
         checkpoint = run_training(
             config,
