@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid")
 SIDE_MULTIPLE = 32
+WITH_FEATURES = ("compact", "medium", "paper")  # the presets of MST-KDNet; the others are baselines
 
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
@@ -106,17 +107,20 @@ class TeacherConfig:
 
     joint: a second network learns beside the student, as in the published code (Dice: teacher_share of it, the student
     the rest). ema: the moving average of the student with all four sequences (needs no `weights`).
+    preset: the teacher's network, empty for the student's; both need necks of one size (compact and medium have).
     """
 
     mode: Literal["none", "frozen", "joint", "ema"] = "none"
     weights: str = ""
+    preset: Literal["", "compact", "medium", "paper"] = ""
     teacher_share: Share = 0.4  # the published code's 0.4 / 0.6
 
     def __post_init__(self) -> None:
         if self.mode == "frozen" and not self.weights:
             raise ValueError("a frozen teacher needs `weights`: a bundle or a checkpoint")
-        if self.mode in ("none", "ema") and self.weights:
-            raise ValueError(f"mode {self.mode} has no use for `weights`")
+        for name in ("weights", "preset"):
+            if self.mode in ("none", "ema") and getattr(self, name):
+                raise ValueError(f"mode {self.mode} has no use for `{name}`")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -125,7 +129,9 @@ class DistillationConfig:
 
     The paper names none of their values. tau is the published code's; the others are ours, set so that no term is
     below a thousandth or above the segmentation loss at the start (`training/README.md` shows the shares). A factor of
-    0 switches a term off, and it is not computed. All but lambda_4 grow from 0 over `ramp_steps`.
+    0 switches a term off, and it is not computed. All but lambda_4 grow from 0 over `ramp_steps`; from `until_step` on
+    (0: never) the student learns from the labels alone, so that Dice has the last word: the logit terms ask for honest
+    probabilities, which stay below one half where a sequence that shows a region is missing.
     """
 
     lambda_1: Factor = 1.0  # MS-TKD
@@ -141,6 +147,7 @@ class DistillationConfig:
     theta: Factor = 1.0
     discriminator_learning_rate: Positive = 1e-4
     ramp_steps: Steps = 0
+    until_step: Steps = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -164,7 +171,7 @@ class ValidationConfig:
 class TrainingConfig:
     """One run. `initial_weights`: a bundle or checkpoint to start from; empty: random, from `seed`."""
 
-    preset: Literal["compact", "paper", "segresnet", "unetr"] = "compact"
+    preset: Literal["compact", "medium", "paper", "segresnet", "unetr"] = "compact"
     initial_weights: str = ""
     seed: int = 1
     phases: tuple[Phase, ...] = (Phase(100, (64, 64, 64)),)
@@ -181,11 +188,11 @@ class TrainingConfig:
     log_every: Count = 50
 
     def __post_init__(self) -> None:
-        if self.teacher.mode != "none" and self.preset not in ("compact", "paper"):
+        if self.teacher.mode != "none" and self.preset not in WITH_FEATURES:
             raise ValueError(
                 f"preset {self.preset} is a baseline: it has no features to distil, set teacher.mode: none"
             )
-        if self.gradient_checkpointing and self.preset not in ("compact", "paper"):
+        if self.gradient_checkpointing and self.preset not in WITH_FEATURES:
             raise ValueError(f"preset {self.preset} is a baseline: it has no gradient checkpointing")
 
     @property

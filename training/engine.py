@@ -71,6 +71,12 @@ class Trainer:
     def _teacher_learns(self) -> bool:
         return self.config.teacher.mode == "joint"
 
+    @property
+    def _distils(self) -> bool:
+        """Whether this step has a teacher."""
+        until = self.config.distillation.until_step
+        return self.teacher is not None and (until == 0 or self.step < until)
+
     def _on_device(self, network: nn.Module) -> nn.Module:
         return network.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
@@ -80,7 +86,8 @@ class Trainer:
             return None
         if settings.mode == "ema":
             return self.average
-        teacher = self._on_device(build_training_network(self.config.preset, self.config.classes, self._checkpointing))
+        preset = settings.preset or self.config.preset
+        teacher = self._on_device(build_training_network(preset, self.config.classes, self._checkpointing))
         if settings.weights:
             self.sources["teacher_sha256"] = load_into(teacher, settings.weights)
         return teacher if settings.mode == "joint" else teacher.requires_grad_(False).eval()
@@ -160,7 +167,7 @@ class Trainer:
         precision = PRECISIONS[self.config.precision]
         with torch.autocast(self.device.type, precision, enabled=self.config.precision != "fp32"):
             incomplete = image * mask[:, :, None, None, None].to(image.dtype)
-            if self.teacher is None:
+            if not self._distils:
                 logits = self.parallel(incomplete, mask)
                 terms = {"segmentation": losses.segmentation_loss(logits, labels)}
                 total, weighted = losses.weighted_total(terms, {"segmentation": 1.0})

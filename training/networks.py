@@ -103,11 +103,21 @@ def trained_state(path: str | Path) -> tuple[str, dict[str, Tensor], str]:
 
 
 def load_into(network: nn.Module, path: str | Path) -> str:
-    """Give `network` the weights in `path`; returns their sha256. Raises WeightsError where they do not fit."""
+    """Give `network` the weights in `path`; returns their sha256. Raises WeightsError where they do not fit.
+
+    Weights of another preset fit if they hold every tensor of this network: `compact` starts from `medium`, whose
+    further blocks are left out.
+    """
     preset, weights, digest = trained_state(path)
-    mine = network.config.preset  # type: ignore[union-attr]
+    mine, wanted = network.config.preset, network.state_dict()  # type: ignore[union-attr]
     if preset != mine:
-        raise WeightsError(f"{path}: weights of preset {preset!r}, the run's preset is {mine!r}")
+        different = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
+        if different:
+            raise WeightsError(
+                f"{path}: weights of preset {preset!r}, the run's preset is {mine!r} and needs {len(different)} tensors "
+                f"that they lack ({different[0]} ...)"
+            )
+        weights = {name: weights[name] for name in wanted}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
