@@ -31,6 +31,7 @@ from training.config import (  # noqa: E402
     SamplingConfig,
     TeacherConfig,
     ValidationConfig,
+    plain,
 )
 from training.distributed import World, joined_world  # noqa: E402
 from training.engine import Trainer  # noqa: E402
@@ -251,6 +252,48 @@ def test_weights_that_do_not_fit_are_refused(teacher, tmp_path):
     (tmp_path / "x.pt").write_bytes(b"junk")
     with pytest.raises(WeightsError, match="not a training checkpoint, or damaged"):
         Trainer(tiny.changed(initial_weights=str(tmp_path / "x.pt")))
+
+
+def saved_medium(path):
+    """A checkpoint of a `medium` network with random weights, and these."""
+    torch.manual_seed(9)
+    weights = build_training_network("medium").state_dict()
+    state = {"config": plain(tiny.changed(preset="medium")), "average": weights, "step": 1}
+    torch.save(state, path)
+    return weights
+
+
+def test_compact_starts_from_medium_without_its_further_blocks_but_not_the_other_way(teacher, tmp_path):
+    weights = saved_medium(tmp_path / "medium.pt")
+    network = Trainer(tiny.changed(initial_weights=str(tmp_path / "medium.pt"))).network
+    mine = dict(network.state_dict())
+    left_out = {name.rsplit(".", 4)[0] for name in weights.keys() - mine.keys()}
+    assert same_tensors(mine, {name: weights[name] for name in mine})
+    assert left_out == {"decoder.0.0", "decoder.1.1"}
+    with pytest.raises(WeightsError, match=r"the run's preset is 'medium'; 6 of its tensors are not among them"):
+        Trainer(tiny.changed(preset="medium", initial_weights=str(teacher)))
+
+
+def test_a_larger_teacher_until_the_labels_alone_count(cases, tmp_path):
+    """`medium` teaches `compact` for two steps; the third is what a run without a teacher does."""
+    saved_medium(tmp_path / "medium.pt")
+    taught = Trainer(
+        tiny.changed(
+            teacher=TeacherConfig("frozen", str(tmp_path / "medium.pt"), "medium"),
+            distillation=DistillationConfig(until_step=2),
+        )
+    )
+    terms = [set(), set(), set()]
+    for number in range(2):
+        terms[number] = set(taught.train_step(tiny.batch(cases, number)))
+    alone = Trainer(tiny.changed())
+    alone.load_state_dict(copy.deepcopy(taught.state_dict()))
+    items = tiny.batch(cases, 2)
+    last, expected = taught.train_step(items), alone.train_step(items)
+    assert all({f"term/{name}" for name in losses.TERMS} <= terms[number] for number in range(2))
+    assert {name for name in last if name.startswith("term/")} == {"term/segmentation"}
+    assert last == expected
+    assert same_tensors(dict(taught.network.state_dict()), dict(alone.network.state_dict()))
 
 
 # --- resume ---

@@ -114,8 +114,8 @@ def load_into(network: nn.Module, path: str | Path) -> str:
         different = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
         if different:
             raise WeightsError(
-                f"{path}: weights of preset {preset!r}, the run's preset is {mine!r} and needs {len(different)} tensors "
-                f"that they lack ({different[0]} ...)"
+                f"{path}: weights of preset {preset!r}, the run's preset is {mine!r}; {len(different)} of its tensors "
+                f"are not among them ({different[0]} ...)"
             )
         weights = {name: weights[name] for name in wanted}
     try:

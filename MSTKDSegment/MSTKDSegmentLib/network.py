@@ -1,8 +1,8 @@
 """MST-KDNet: convolutional encoder, transformer neck on the 1/8 features, convolutional decoder (paper, section 2.1).
 
 Three presets share this one module. `paper` reproduces the published size; `compact` is what the product ships: it
-moves the first level to half resolution (space-to-depth) and predicts the eight voxels of each half-resolution cell with
-one 1x1x1 convolution, because 62 % of the published network's arithmetic sits in full-resolution 16-channel blocks.
+moves the first level to half resolution (space-to-depth) and predicts the eight voxels of each half-resolution cell
+with one 1x1x1 convolution, because 62 % of the published network's arithmetic is in full-resolution 16-channel blocks.
 `medium` is `compact` with one decoder block more at half and at quarter resolution: its teacher where `paper` cannot be
 trained. Removing those blocks from a trained `medium` costs under 0.01 Dice; removing encoder blocks costs up to 0.13.
 
