@@ -12,6 +12,7 @@ the library imports this module only when a network is needed.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -189,6 +190,7 @@ class TransformerNeck(nn.Module):
         super().__init__()
         channels, embed = config.widths[-1], config.embed
         self.taps = tuple(config.layers * i // 4 for i in (1, 2, 3, 4))
+        self.tap_kernel = config.tap_kernel
         self.embedding = nn.Conv3d(channels, embed, config.patch, stride=config.patch)
         base = tuple(side * 4 // config.patch for side in (5, 6, 4))
         self.position = nn.Parameter(torch.zeros(1, embed, *base))
@@ -225,7 +227,11 @@ class TransformerNeck(nn.Module):
                 attentions.append(attention)
             if tap:
                 tapped.append(z.transpose(1, 2).reshape(z.shape[0], -1, *grid))
-        maps = [conv(t) for conv, t in zip(self.tap_convs, tapped)]
+        # On the CPU torch (seen in 2.13) fills the weight gradient of a half-precision 3x3x3 convolution with garbage
+        # where a side has fewer than three voxels.
+        whole = z.device.type == "cpu" and min(grid) < self.tap_kernel
+        with torch.autocast("cpu", enabled=False) if whole else contextlib.nullcontext():
+            maps = [conv(t.float() if whole else t) for conv, t in zip(self.tap_convs, tapped)]
         y = self.ups[0](maps[-1])
         for lateral, tap_map in zip(self.lateral, maps[:-1]):
             y = y + lateral(tap_map)
