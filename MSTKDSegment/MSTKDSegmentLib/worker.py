@@ -1,0 +1,106 @@
+"""The segmentation in a process of its own: `python -m MSTKDSegmentLib.worker FOLDER`, the child of `worker_process`.
+
+The folder holds `request.json` and the voxels of each sequence (`handover`); the result is written beside them.
+Standard output carries one JSON object a line, each with an `event`:
+
+    {"event": "progress", "fraction": 0.41, "text": "running the network"}
+    {"event": "device", "name": "cpu", "reason": "...", "gpu_expected": false}
+    {"event": "result", "volumes_ml": {...}, "notices": [...], "provenance": {...}, "seconds": {...}}
+    {"event": "error", "kind": "InputError", "message": "..."}
+
+Everything else that is printed, also by libraries, goes to standard error. Standard input stays open as long as the
+result is wanted: when it ends, because the parent cancelled or died, the process is gone at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, Callable, TextIO
+
+from .errors import MSTKDError
+
+Tell = Callable[..., None]
+ABANDONED = 130
+
+
+def main(folder: Path) -> int:
+    """Segment what `folder` asks for; returns the exit code: 0, that of the error, or 1 for an unexpected one."""
+    tell = _teller(_private_stdout())
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+    try:
+        _segment(folder, tell)
+    except MSTKDError as error:
+        tell("error", kind=type(error).__name__, message=str(error))
+        return error.exit_code
+    except ImportError as error:
+        tell("error", kind="MissingPackage", message=f"{error.name or 'a package'} cannot be loaded ({error})")
+        return 1
+    except MemoryError:
+        tell("error", kind="OutOfMemory", message="the computer's memory is full; close other programs and try again")
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        tell("error", kind="Unexpected", message=f"unexpected {type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _segment(folder: Path, tell: Tell) -> None:
+    from .handover import read_request, write_result
+    from .pipeline import Segmenter
+
+    request = read_request(folder)
+    tell("progress", fraction=0.0, text="loading the network")
+    segmenter = Segmenter(request.weights, request.device)
+    device = segmenter.device
+    tell("device", name=device.name, reason=device.reason, gpu_expected=device.gpu_expected)
+    result = segmenter.segment(
+        request.volumes,
+        reference=request.reference,
+        want_probabilities=request.want_probabilities,
+        progress=lambda fraction, text: tell("progress", fraction=round(fraction, 4), text=text),
+    )
+    write_result(folder, result)
+    tell(
+        "result",
+        reference=result.case.reference,
+        volumes_ml=dict(result.volumes_ml),
+        notices=list(result.notices),
+        provenance=dict(result.provenance),
+        seconds=dict(result.seconds),
+    )
+
+
+def _private_stdout() -> TextIO:
+    """The standard output that the parent reads, for this module alone; file descriptor 1 is standard error now."""
+    sys.stdout.flush()
+    private = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return private
+
+
+def _teller(stream: TextIO) -> Tell:
+    def tell(event: str, **about: Any) -> None:
+        stream.write(json.dumps({"event": event, **about}) + "\n")
+        stream.flush()
+
+    return tell
+
+
+def _leave_with_the_parent() -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(ABANDONED)  # in the middle of anything: the parent removes the folder
+
+
+if __name__ == "__main__":
+    code = main(Path(sys.argv[1]))
+    # Not through the interpreter's end, which would wait for the thread that reads standard input.
+    sys.stderr.flush()
+    os._exit(code)

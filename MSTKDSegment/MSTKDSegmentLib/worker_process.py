@@ -1,0 +1,243 @@
+"""Runs the segmentation in a child process (`worker`): the caller stays responsive, and a crash stays in the child.
+
+`WorkerRun` never waits: a front end with an event loop polls it. `segment_in_worker` waits, for scripts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Optional, TextIO
+
+import numpy as np
+
+from . import errors
+from .errors import Cancelled, MSTKDError, OutputError
+from .handover import Request, read_result, write_request
+
+# How long a child that was told to go may take before it is killed, and how often a waiting caller looks.
+GRACE_SECONDS, LOOK_SECONDS = 1.0, 0.03
+LOG_LINES = 200
+FOLDER_PREFIX = "mstkdsegment-"
+LIBRARY_PARENT = Path(__file__).resolve().parent.parent
+
+_KINDS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """`labels` (D, H, W) uint8 on the grid of the sequence `reference`; the rest as in `pipeline.Segmentation`."""
+
+    labels: np.ndarray
+    reference: str
+    volumes_ml: Mapping[str, float]
+    notices: tuple[str, ...]
+    provenance: Mapping[str, str]
+    seconds: Mapping[str, float]
+    region_probabilities: Optional[np.ndarray] = field(default=None, repr=False)
+
+
+def worker_command(python: Optional[str] = None) -> list[str]:
+    """How the child is started; `python`: an interpreter that has this one's packages (default: this one)."""
+    return [python or sys.executable, "-u", "-m", "MSTKDSegmentLib.worker"]
+
+
+class WorkerRun:
+    """One segmentation in a child process; made, it runs. Use it as a context manager, or call `close` in any case.
+
+    Raises OutputError when the volumes cannot be handed over, and MSTKDError when no process can be started.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        command: Optional[Sequence[str]] = None,
+        environment: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        """`command`: see `worker_command`; the folder is added. `environment`: that of the child, default ours."""
+        self.fraction, self.text = 0.0, "starting"
+        self.device: Optional[Mapping[str, Any]] = None
+        self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self._started = time.monotonic()
+        self._result: Optional[Mapping[str, Any]] = None
+        self._error: Optional[MSTKDError] = None
+        self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self.folder = _new_folder()
+        try:
+            write_request(self.folder, request)
+            self._process = self._start(command or worker_command(), environment)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self._readers = [
+            threading.Thread(target=read, args=(stream,), daemon=True)
+            for read, stream in ((self._read_events, self._process.stdout), (self._read_log, self._process.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> WorkerRun:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._started
+
+    @property
+    def running(self) -> bool:
+        """Whether the child lives or something that it said has not been read yet."""
+        return self._process.poll() is None or any(reader.is_alive() for reader in self._readers)
+
+    def poll(self) -> bool:
+        """Take in what the child said since the last call (`fraction`, `text`, `device`, `log`); True while it runs."""
+        running = self.running  # first: what is said between the two lines is read by the next call
+        while not self._events.empty():
+            self._take(self._events.get())
+        return running
+
+    def result(self) -> WorkerResult:
+        """What the finished child left. Raises the error that it named, or MSTKDError saying how it ended."""
+        self.poll()
+        if self._error is not None:
+            raise self._error
+        code = self._process.poll()
+        if self._result is None or code != 0:
+            raise MSTKDError(self._how_it_ended(code))
+        about = self._result
+        labels, probabilities = read_result(self.folder)
+        return WorkerResult(
+            labels,
+            about["reference"],
+            about["volumes_ml"],
+            tuple(about["notices"]),
+            about["provenance"],
+            about["seconds"],
+            probabilities,
+        )
+
+    def close(self) -> None:
+        """End the child, within a second or two, and remove the folder; what it found is lost unless it was read."""
+        stdin = self._process.stdin
+        if stdin is not None and not stdin.closed:
+            stdin.close()
+        try:
+            self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for reader in self._readers:
+            reader.join(GRACE_SECONDS)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- inside ---
+
+    def _start(self, command: Sequence[str], environment: Optional[Mapping[str, str]]) -> subprocess.Popen[str]:
+        variables = dict(os.environ if environment is None else environment)
+        paths = [str(LIBRARY_PARENT), *filter(None, [variables.get("PYTHONPATH")])]
+        variables.update(PYTHONPATH=os.pathsep.join(paths), PYTHONIOENCODING="utf-8")
+        # No black console window beside Slicer on Windows; and Ctrl-C in a terminal is for the parent, which tells.
+        apart: dict[str, Any] = {"start_new_session": True}
+        if os.name == "nt":
+            apart = {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
+        try:
+            return subprocess.Popen(
+                [*command, str(self.folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=variables,
+                encoding="utf-8",
+                errors="replace",
+                **apart,
+            )
+        except OSError as error:
+            raise MSTKDError(f"{command[0]}: the segmentation process cannot be started ({error}).") from error
+
+    def _read_events(self, stream: TextIO) -> None:
+        for line in stream:
+            try:
+                event = json.loads(line)
+                known = event["event"] in ("progress", "device", "result", "error")
+            except (ValueError, TypeError, KeyError):
+                known = False
+            self._events.put(event if known else {"event": "log", "line": line.rstrip()})
+
+    def _read_log(self, stream: TextIO) -> None:
+        for line in stream:
+            self._events.put({"event": "log", "line": line.rstrip()})
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "progress":
+            self.fraction, self.text = max(self.fraction, float(event["fraction"])), str(event["text"])
+        elif kind == "device":
+            self.device = event
+        elif kind == "result":
+            self._result = event
+        elif kind == "error":
+            self._error = _KINDS.get(event["kind"], MSTKDError)(event["message"])
+        else:
+            self.log.append(event["line"])
+
+    def _how_it_ended(self, code: Optional[int]) -> str:
+        if code is None:
+            return "the segmentation is still running"
+        if code == 0:
+            how = "ended without a result"
+        elif code < 0:
+            how = f"was ended from outside ({signal.Signals(-code).name})"
+            if -code == getattr(signal, "SIGKILL", 9):
+                how += "; often the computer's memory was full: close other programs and try again"
+        else:
+            how = f"ended with code {code}"
+        last = next((line for line in reversed(self.log) if line.strip()), "")
+        return f"the segmentation process {how}." + (f" Its last words: {last.strip()}" if last else "")
+
+
+def segment_in_worker(
+    request: Request,
+    progress: Optional[Callable[[float, str], None]] = None,
+    cancel: Optional[Callable[[], bool]] = None,
+    command: Optional[Sequence[str]] = None,
+    environment: Optional[Mapping[str, str]] = None,
+) -> WorkerResult:
+    """Segment `request` in a child process and wait for it.
+
+    `progress` is called some thirty times a second, also when nothing changed, so that it can keep a window alive. A
+    true `cancel()` ends the child and raises Cancelled. Raises the errors of `pipeline.Segmenter.segment` too, and
+    MSTKDError with the child's last words where it died.
+    """
+    with WorkerRun(request, command, environment) as run:
+        while run.poll():
+            if cancel is not None and cancel():
+                raise Cancelled("cancelled; nothing was written")
+            if progress is not None:
+                progress(run.fraction, run.text)
+            time.sleep(LOOK_SECONDS)
+        result = run.result()
+        if progress is not None:
+            progress(1.0, "done")
+        return result
+
+
+def _new_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+    except OSError as error:
+        raise OutputError(f"{tempfile.gettempdir()}: no temporary folder can be made there ({error}).") from error
