@@ -147,10 +147,14 @@ def test_a_damaged_bundle_is_named(volumes, tmp_path, temporary):
         segment_in_worker(Request(volumes, "cpu", None, str(tmp_path / "broken.zip")))
 
 
-def test_without_torch_the_package_is_named(request_, temporary):
-    block = "sys.modules['torch'] = None"
-    with pytest.raises(MSTKDError, match="torch cannot be loaded"):
-        segment_in_worker(request_, command=changed(block))
+@pytest.mark.parametrize("torch", [None, "raise OSError('libtorch.so: file too short')"])
+def test_a_torch_that_is_missing_or_damaged_is_told_with_advice(request_, torch, tmp_path, temporary):
+    change = "sys.modules['torch'] = None"
+    if torch is not None:
+        (tmp_path / "torch.py").write_text(torch)
+        change = f"sys.path.insert(0, {str(tmp_path)!r})"
+    with pytest.raises(MSTKDError, match=r"PyTorch cannot be loaded \(.*(halted|too short).*Install it"):
+        segment_in_worker(request_, command=changed(change))
 
 
 def test_memory_that_is_never_enough_ends_with_advice(request_, temporary):

@@ -14,6 +14,7 @@ result is wanted: when it ends, because the parent cancelled or died, the proces
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -37,9 +38,6 @@ def main(folder: Path) -> int:
     except MSTKDError as error:
         tell("error", kind=type(error).__name__, message=str(error))
         return error.exit_code
-    except ImportError as error:
-        tell("error", kind="MissingPackage", message=f"{error.name or 'a package'} cannot be loaded ({error})")
-        return 1
     except MemoryError:
         tell("error", kind="OutOfMemory", message="the computer's memory is full; close other programs and try again")
         return 1
@@ -56,6 +54,7 @@ def _segment(folder: Path, tell: Tell) -> None:
 
     request = read_request(folder)
     tell("progress", fraction=0.0, text="loading the network")
+    _require_torch()
     segmenter = Segmenter(request.weights, request.device)
     device = segmenter.device
     tell("device", name=device.name, reason=device.reason, gpu_expected=device.gpu_expected)
@@ -74,6 +73,16 @@ def _segment(folder: Path, tell: Tell) -> None:
         provenance=dict(result.provenance),
         seconds=dict(result.seconds),
     )
+
+
+def _require_torch() -> None:
+    try:
+        importlib.import_module("torch")
+    except (ImportError, OSError) as error:  # a damaged library of torch's is an OSError
+        raise MSTKDError(
+            f"PyTorch cannot be loaded ({error}). Install it; in Slicer by the PyTorch Utils module of the PyTorch "
+            "extension (uninstall it there first if it is damaged, and restart Slicer)."
+        ) from error
 
 
 def _private_stdout() -> TextIO:
