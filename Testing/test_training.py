@@ -296,6 +296,15 @@ def test_a_larger_teacher_until_the_labels_alone_count(cases, tmp_path):
     assert same_tensors(dict(taught.network.state_dict()), dict(alone.network.state_dict()))
 
 
+def test_the_labels_alone_weigh_what_they_weighed_beside_a_teacher(cases, teacher):
+    frozen = Trainer(with_teacher("frozen", teacher, lambda_4=0.5, until_step=1))
+    joint = Trainer(with_teacher("joint", teacher, until_step=1))
+    for trainer, weight in ((frozen, 0.5), (joint, 0.6)):
+        trainer.step = 1
+        figures = trainer.train_step(tiny.batch(cases, 1))
+        assert figures["loss"] == pytest.approx(weight * figures["term/segmentation"], rel=1e-5)
+
+
 # --- resume ---
 
 
@@ -417,6 +426,12 @@ def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(cases, number, tmp_p
     assert 0 < loaded(tmp_path / "parts" / "last.pt")["step"] < 4
     parts = loaded(run(tiny.TINY, cases, tmp_path / "parts"))
     assert same_tensors(whole["network"], parts["network"])
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(cases, tmp_path):
+    (tmp_path / ".last.4711.tmp.pt").write_bytes(b"half a checkpoint")
+    run(tiny.TINY, cases, tmp_path, stop_after=1)
+    assert [p.name for p in tmp_path.iterdir() if ".tmp" in p.name] == []
 
 
 def test_a_nan_names_its_case_and_keeps_the_checkpoint(cases, tmp_path):

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,7 @@ from training.config import (  # noqa: E402
     TeacherConfig,
     TrainingConfig,
     differences,
+    load_config,
     plain,
     written,
 )
@@ -71,6 +73,12 @@ def test_budgets_and_seeds_are_equal(base):
         for key in ("seed", "phases", "optimiser", "sampling", "augmentation", "precision", "ema_decay"):
             assert getattr(config, key) == getattr(base, key)
         assert config.total_steps == 10
+
+
+def test_the_shipped_configuration_of_the_real_run_has_every_variant():
+    base = load_config(Path(__file__).parents[1] / "training" / "configs" / "compact-small-cohort.yaml")
+    without = variants(base, DEFAULT_VARIANTS)["no-distillation"]
+    assert (without.teacher.mode, without.teacher.preset) == ("none", "")
 
 
 def test_the_default_is_the_papers_table_and_a_student_without_teacher():

@@ -61,6 +61,8 @@ def test_the_run_without_a_teacher_differs_in_the_teacher_alone():
     [
         ("preset: compact\nlearning_rat: 1\n", r"c\.yaml: unknown key learning_rat"),
         ("augmentation: {noize: 1}\n", "unknown key augmentation.noize"),
+        ("teacher: {mode: frozen, weights: x.pt, preset: paper}\n", "paper cannot teach compact, the necks differ"),
+        ("teacher: {mode: ema, preset: medium}\n", "mode ema has no use for `preset`"),
         ("phases: [{steps: 5, crop: [30, 32, 32]}]\n", r"phases\.0: crop needs three multiples of 32"),
         ("phases: [{steps: 5, crop: [32, 32]}]\n", "phases.0.crop"),
         ("preset: big\n", "preset: Input should be 'compact'"),

@@ -88,9 +88,13 @@ def test_two_processes_have_the_gradients_of_one(both):
     compared = 0
     for name, expected in one["gradients"].items():
         found = two["gradients"][name]
-        scale = float(expected.abs().max())
-        assert torch.allclose(found, expected, atol=1e-4 * scale + 1e-7), name
-        compared += scale > 0
+        # Rounding may turn the sign of a value at a leaky ReLU's kink, which changes a few elements; a sum in place of
+        # a mean, or one process's own gradient, would be off by half or more everywhere.
+        size, error = float(expected.norm()), (found - expected).abs()
+        close = error <= 1e-3 * float(expected.abs().max()) + 1e-7
+        assert float(close.float().mean()) > 0.95, name
+        assert float(error.norm()) < 0.05 * size + 1e-6, name
+        compared += size > 0
     assert compared > 300
 
 
@@ -98,7 +102,8 @@ def test_losses_and_terms_are_those_of_the_whole_batch(both):
     _, one, two = both
     for name, expected in one["figures"].items():
         # Shares and terms are means over processes; the norm comes from the averaged gradients.
-        assert two["figures"][name] == pytest.approx(expected, rel=1e-3, abs=1e-6), name
+        rel = 2e-2 if name == "gradient_norm" else 1e-3
+        assert two["figures"][name] == pytest.approx(expected, rel=rel, abs=1e-6), name
 
 
 def test_a_run_of_two_processes_ends_with_the_weights_and_validation_of_one(both):

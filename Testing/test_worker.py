@@ -61,8 +61,10 @@ def is_gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    # A zombie that nobody has waited for is no process any more.
-    return "State:\tZ" in Path(f"/proc/{pid}/status").read_text() if Path("/proc").is_dir() else False
+    try:  # a zombie that nobody has waited for is no process any more
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir()
 
 
 def within(seconds: float, condition) -> bool:
@@ -188,7 +190,7 @@ network.MSTKDNet.forward = forward
             assert within(60, lambda: not run.poll() or "in the network" in run.log)
         assert run.running
         before = time.monotonic()
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < 10  # of sixty; on a loaded machine two are not enough
     assert is_gone(pid)
     assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
 
@@ -204,7 +206,7 @@ def test_a_child_that_does_not_listen_is_killed(request_, temporary):
     with WorkerRun(request_, [sys.executable, "-c", "import time; time.sleep(60)"]) as run:
         pid = run._process.pid
         before = time.monotonic()
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 10
     assert is_gone(pid)
 
 
@@ -225,9 +227,10 @@ os._exit(1)
 """
     child = """
 import os, sys, threading, time
+from pathlib import Path
 from MSTKDSegmentLib import worker
 tell = worker._teller(worker._private_stdout())
-threading.Thread(target=worker._leave_with_the_parent, daemon=True).start()
+threading.Thread(target=worker._leave_with_the_parent, args=(worker._private_stdin(), Path(sys.argv[1]))).start()
 tell("progress", fraction=0.5, text="ready")
 time.sleep(60)
 """
@@ -237,7 +240,10 @@ time.sleep(60)
         capture_output=True, text=True, check=False, timeout=60, env=environment,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert within(5, lambda: is_gone(int(done.stdout.split()[0])))
+    pid, folder = done.stdout.split()
+    assert within(20, lambda: is_gone(int(pid)))
+    assert Path(folder).parent == tmp_path
+    assert not Path(folder).exists()  # a patient's volumes
 
 
 # --- dying ---

@@ -55,7 +55,7 @@ def variants(base: TrainingConfig, names: Sequence[str] = DEFAULT_VARIANTS) -> d
 
 
 def _variant(base: TrainingConfig, name: str) -> TrainingConfig:
-    without_teacher = replace(base.teacher, mode="none", weights="")
+    without_teacher = replace(base.teacher, mode="none", weights="", preset="")
     if name in BASELINES:
         _require_fair_baseline(base, name)
         return replace(base, preset=name, teacher=without_teacher)  # type: ignore[arg-type]

@@ -192,6 +192,9 @@ class TrainingConfig:
             raise ValueError(
                 f"preset {self.preset} is a baseline: it has no features to distil, set teacher.mode: none"
             )
+        sizes = {self.preset, self.teacher.preset or self.preset}
+        if len(sizes) > 1 and "paper" in sizes:
+            raise ValueError(f"a teacher of preset {self.teacher.preset} cannot teach {self.preset}, the necks differ")
         if self.gradient_checkpointing and self.preset not in WITH_FEATURES:
             raise ValueError(f"preset {self.preset} is a baseline: it has no gradient checkpointing")
 

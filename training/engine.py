@@ -170,7 +170,7 @@ class Trainer:
             if not self._distils:
                 logits = self.parallel(incomplete, mask)
                 terms = {"segmentation": losses.segmentation_loss(logits, labels)}
-                total, weighted = losses.weighted_total(terms, {"segmentation": 1.0})
+                total, weighted = losses.weighted_total(terms, {"segmentation": self._weight_alone})
                 return total, _detached(terms), _detached(weighted), None
             student = self.parallel(incomplete, mask, True)
             teacher = self._teacher_features(image)
@@ -179,6 +179,14 @@ class Trainer:
         total, weighted = losses.weighted_total(terms, weights)
         fused = (teacher.f_fused.detach(), student.f_fused.detach()) if self.discriminator is not None else None
         return total, _detached(terms), _detached(weighted), fused
+
+    @property
+    def _weight_alone(self) -> float:
+        """Of the student's segmentation loss in a step without teacher: what it was beside one."""
+        if self.teacher is None:
+            return 1.0
+        share = 1 - self.config.teacher.teacher_share if self._teacher_learns else 1.0
+        return share * self.weights["segmentation"]
 
     def _ramped_weights(self) -> dict[str, float]:
         steps = self.config.distillation.ramp_steps

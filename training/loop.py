@@ -61,6 +61,8 @@ def run_training(
     trained_on = {"training": list(cases.names), "validation": list(validation_cases.names) if validation_cases else []}
     _resume(trainer, out / LAST, trained_on, change_config)
     if world.is_main:
+        for half_written in out.glob(".*.tmp.*"):  # by a run that was killed while it saved
+            half_written.unlink()
         _describe(config, out)
     end = config.total_steps if stop_after is None else min(config.total_steps, trainer.step + stop_after)
     if trainer.step < end or not (out / LAST).exists():
@@ -145,13 +147,15 @@ def _batches(loader: DataLoader) -> Iterator[Iterator[Any]]:
     would then wait for ever for processes that ignore its SIGTERM.
     """
     others = set(multiprocessing.active_children())
-    batches = iter(loader)
     try:
-        yield batches
+        batches = iter(loader)
+        try:
+            yield batches
+        finally:
+            # First torch's own way, which also tells its watch over the workers that they may go.
+            if loader.num_workers:
+                batches._shutdown_workers()  # type: ignore[attr-defined]
     finally:
-        # First torch's own way, which also tells its watch over the workers that they may go.
-        if loader.num_workers:
-            batches._shutdown_workers()  # type: ignore[attr-defined]
         for worker in set(multiprocessing.active_children()) - others:
             worker.kill()
             worker.join()

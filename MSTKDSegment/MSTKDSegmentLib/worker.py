@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import sys
 import threading
 import traceback
@@ -32,7 +33,7 @@ ABANDONED = 130
 def main(folder: Path) -> int:
     """Segment what `folder` asks for; returns the exit code: 0, that of the error, or 1 for an unexpected one."""
     tell = _teller(_private_stdout())
-    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+    threading.Thread(target=_leave_with_the_parent, args=(_private_stdin(), folder), daemon=True).start()
     try:
         _segment(folder, tell)
     except MSTKDError as error:
@@ -102,10 +103,24 @@ def _teller(stream: TextIO) -> Tell:
     return tell
 
 
-def _leave_with_the_parent() -> None:
-    while sys.stdin.buffer.read(1):
+def _private_stdin() -> int:
+    """A descriptor of the parent's pipe; file descriptor 0 is empty now.
+
+    On Windows, libraries that ask for the standard input while they are loaded would wait for a read in progress.
+    """
+    private = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return private
+
+
+def _leave_with_the_parent(stdin: int, folder: Path) -> None:
+    while os.read(stdin, 1):
         pass
-    os._exit(ABANDONED)  # in the middle of anything: the parent removes the folder
+    # A parent that died cannot remove a patient's volumes any more.
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(ABANDONED)  # in the middle of anything
 
 
 if __name__ == "__main__":

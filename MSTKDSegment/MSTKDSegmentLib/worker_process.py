@@ -201,7 +201,8 @@ class WorkerRun:
         if code == 0:
             how = "ended without a result"
         elif code < 0:
-            how = f"was ended from outside ({signal.Signals(-code).name})"
+            known = {number.value: number.name for number in signal.Signals}
+            how = f"was ended from outside ({known.get(-code, f'signal {-code}')})"
             if -code == getattr(signal, "SIGKILL", 9):
                 how += "; often the computer's memory was full: close other programs and try again"
         else:
