@@ -41,15 +41,15 @@ def choose_device(request: str = "auto") -> DeviceChoice:
     if kind == "cuda":
         number = int(index or 0)
         if number >= gpus:
-            raise DeviceError(f"{request} was asked for, but {_no_gpu_reason(gpus)}; use --device cpu or auto")
+            raise DeviceError(f"{request} was asked for, but {_no_gpu_reason(gpus)}; choose cpu or auto")
         choice = DeviceChoice(f"cuda:{number}", f"{torch.cuda.get_device_name(number)} was asked for")
     else:
         if not _has_mps():
-            raise DeviceError("mps was asked for, but this torch or Mac has no Metal GPU; use --device cpu or auto")
+            raise DeviceError("mps was asked for, but this torch or Mac has no Metal GPU; choose cpu or auto")
         choice = DeviceChoice("mps", "the Apple GPU was asked for")
     failure = _failure(choice.name)
     if failure is not None:
-        raise DeviceError(f"{choice.reason}, but it cannot run the network ({failure}); use --device cpu or auto")
+        raise DeviceError(f"{choice.reason}, but it cannot run the network ({failure}); choose cpu or auto")
     return choice
 
 

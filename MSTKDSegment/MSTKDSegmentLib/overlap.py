@@ -37,9 +37,13 @@ def default_reference(images: Mapping[str, sitk.Image]) -> str:
 
     Raises InputError when `images` is empty.
     """
-    if not images:
+    return finest_sequence({name: abs(np.linalg.det(voxel_columns(image))) for name, image in images.items()})
+
+
+def finest_sequence(volumes: Mapping[str, float]) -> str:
+    """`default_reference`, given the volume of one voxel by sequence (in any unit)."""
+    if not volumes:
         raise InputError("No volume was given. Give at least one of T1, T1Gd, T2 and FLAIR.")
-    volumes = {name: abs(np.linalg.det(voxel_columns(image))) for name, image in images.items()}
     finest = [name for name, volume in volumes.items() if volume <= 1.01 * min(volumes.values())]
     return min(finest, key=lambda name: TIE_ORDER.index(name) if name in TIE_ORDER else len(TIE_ORDER))
 

@@ -8,7 +8,8 @@ segmentation node that exists stays where it is; the label map is then expressed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Optional
 
 import numpy as np
@@ -19,6 +20,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from .errors import GeometryError, InputError, OutputError
 from .regions import LABELS, REGIONS, Structure, require_labels
+from .translation import _
 from .volumes import Volume, volume_from_image
 
 ATTRIBUTE_PREFIX = "MSTKDSegment."
@@ -39,16 +41,30 @@ def volume_from_node(node: Any) -> Volume:
     Raises InputError for a node that is no greyscale volume, holds no voxels, or stands under a non-linear transform,
     and what `volume_from_image` raises.
     """
+    obstacle = volume_obstacle(node)
+    if obstacle:
+        raise InputError(obstacle)
+    matrix = matrix_between(node.GetParentTransformNode(), None, node.GetName()) @ ijk_to_ras(node)
+    return volume_from_image(_image(voxels_of(node), matrix, node.GetName()), node.GetName())
+
+
+def volume_obstacle(node: Any) -> str:
+    """Why `node` is no greyscale volume with voxels, with what to do; "" where it is one."""
+    name = node.GetName()
     if not node.IsA("vtkMRMLScalarVolumeNode") or node.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise InputError(f"{node.GetName()}: not a greyscale volume. Choose the MRI volume itself.")
+        return _("{name}: not a greyscale volume. Choose the MRI volume itself.").format(name=name)
     scalars = node.GetImageData().GetPointData().GetScalars() if node.GetImageData() else None
     if scalars is None or scalars.GetNumberOfTuples() == 0:
-        raise InputError(f"{node.GetName()}: the volume holds no voxels. Load it again or choose another.")
+        return _("{name}: the volume holds no voxels. Load it again or choose another.").format(name=name)
     if scalars.GetNumberOfComponents() != 1:
-        raise InputError(f"{node.GetName()}: a colour or vector volume. Choose a plain greyscale MRI volume.")
-    matrix = _matrix_between(node.GetParentTransformNode(), None, node.GetName()) @ _ijk_to_ras(node)
-    voxels = vtk_to_numpy(scalars).reshape(node.GetImageData().GetDimensions()[::-1])
-    return volume_from_image(_image(voxels, matrix, node.GetName()), node.GetName())
+        return _("{name}: a colour or vector volume. Choose a plain greyscale MRI volume.").format(name=name)
+    return ""
+
+
+def voxels_of(node: Any) -> np.ndarray:
+    """The voxels (D, H, W) of a volume node, shared with it."""
+    image = node.GetImageData()
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
 
 
 def _image(voxels: np.ndarray, ijk_to_world: np.ndarray, name: str) -> sitk.Image:
@@ -67,13 +83,14 @@ def _image(voxels: np.ndarray, ijk_to_world: np.ndarray, name: str) -> sitk.Imag
     return image
 
 
-def _ijk_to_ras(volume_node: Any) -> np.ndarray:
+def ijk_to_ras(volume_node: Any) -> np.ndarray:
+    """The matrix (4, 4) from voxel indices (i, j, k) to the coordinates that the node stands in, RAS mm."""
     matrix = vtk.vtkMatrix4x4()
     volume_node.GetIJKToRASMatrix(matrix)
     return _as_array(matrix)
 
 
-def _matrix_between(source: Optional[Any], target: Optional[Any], name: str) -> np.ndarray:
+def matrix_between(source: Optional[Any], target: Optional[Any], name: str) -> np.ndarray:
     """From the coordinates under transform node `source` to those under `target` (4, 4); None is the world."""
     for transform in (source, target):
         if transform is not None and not transform.IsTransformToWorldLinear():
@@ -91,6 +108,13 @@ def _as_array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
+def as_vtk_matrix(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
+    """A (4, 4) array as VTK's matrix."""
+    result = vtk.vtkMatrix4x4()
+    result.DeepCopy(matrix.ravel())
+    return result
+
+
 # --- segmentations out ----------------------------------------------------------------------------------------------
 
 
@@ -98,7 +122,7 @@ def check_output_node(node: Any) -> None:
     """Raises InputError for a segmentation node that `add_segmentation` could not write to; call before a long run."""
     if not node.IsA("vtkMRMLSegmentationNode"):
         raise InputError(f"{node.GetName()}: not a segmentation. Choose another output or let a new one be made.")
-    _matrix_between(node.GetParentTransformNode(), None, node.GetName())
+    matrix_between(node.GetParentTransformNode(), None, node.GetName())
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != _labelmap_name():
         raise InputError(
@@ -132,18 +156,29 @@ def add_segmentation(
         if node.GetScene() is None:
             raise OutputError(f"{node.GetName()}: was removed from the scene meanwhile; the result has no place to go.")
     labels = _labels_on(reference_node, labels)
-    if output_node is None:
-        node, undo = _new_node(reference_node, name or f"{reference_node.GetName()} tumour")
-    else:
+    if output_node is not None:
         check_output_node(output_node)
-        node, undo = output_node, _restorer(output_node)
-    try:
+    with all_or_nothing(reference_node.GetScene(), output_node):
+        node = output_node or _new_node(reference_node, name or f"{reference_node.GetName()} tumour")
         _fill(node, labels, reference_node, STRUCTURES[segments])
         _set_provenance(node, provenance or {})
-    except BaseException:
-        undo()
-        raise
     return node
+
+
+@contextmanager
+def all_or_nothing(scene: Any, output_node: Optional[Any] = None) -> Iterator[None]:
+    """If what is done inside fails, every node that it added to `scene` goes, and `output_node` is as it was."""
+    before = set(_node_ids(scene))
+    restore = _restorer(output_node) if output_node is not None else None
+    try:
+        yield
+    except BaseException:
+        if restore is not None:
+            restore()
+        for node_id in _node_ids(scene):
+            if node_id not in before:
+                scene.RemoveNode(scene.GetNodeByID(node_id))
+        raise
 
 
 def _labels_on(reference_node: Any, labels: np.ndarray) -> np.ndarray:
@@ -154,23 +189,12 @@ def _labels_on(reference_node: Any, labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _new_node(reference_node: Any, name: str) -> tuple[Any, Callable[[], None]]:
+def _new_node(reference_node: Any, name: str) -> Any:
     scene = reference_node.GetScene()
-    before = set(_node_ids(scene))
-
-    def undo() -> None:
-        for node_id in _node_ids(scene):
-            if node_id not in before:
-                scene.RemoveNode(scene.GetNodeByID(node_id))
-
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
-    try:
-        node.CreateDefaultDisplayNodes()
-        node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
-    except BaseException:
-        undo()
-        raise
-    return node, undo
+    node.CreateDefaultDisplayNodes()
+    node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
+    return node
 
 
 def _node_ids(scene: Any) -> list[str]:
@@ -223,15 +247,20 @@ def _segment_ids(segmentation: Any) -> list[str]:
     return [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
 
 
+def has_earlier_result(node: Any) -> bool:
+    """Whether a segmentation node holds segments that this module made."""
+    return bool(_earlier_result(node.GetSegmentation()))
+
+
 def _earlier_result(segmentation: Any) -> list[str]:
     return [key for key in _segment_ids(segmentation) if segmentation.GetSegment(key).HasTag(SEGMENT_TAG)]
 
 
 def _fill(node: Any, labels: np.ndarray, reference_node: Any, structures: Sequence[Structure]) -> None:
-    to_node = _matrix_between(
+    to_node = matrix_between(
         reference_node.GetParentTransformNode(), node.GetParentTransformNode(), reference_node.GetName()
     )
-    matrix = to_node @ _ijk_to_ras(reference_node)
+    matrix = to_node @ ijk_to_ras(reference_node)
     segmentation = node.GetSegmentation()
     segmentation.SetSourceRepresentationName(_labelmap_name())
     for segment_id in _earlier_result(segmentation):
@@ -266,13 +295,11 @@ def _segment(structure: Structure) -> Any:
 
 def _labelmap(labels: np.ndarray, ijk_to_node: np.ndarray) -> Any:
     """(D, H, W) uint8 as `vtkOrientedImageData` with the given matrix from voxel indices to the node's coordinates."""
-    matrix = vtk.vtkMatrix4x4()
-    matrix.DeepCopy(ijk_to_node.ravel())
     depth, height, width = labels.shape
     image = slicer.vtkOrientedImageData()
     image.SetExtent(0, width - 1, 0, height - 1, 0, depth - 1)
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-    image.SetImageToWorldMatrix(matrix)
+    image.SetImageToWorldMatrix(as_vtk_matrix(ijk_to_node))
     vtk_to_numpy(image.GetPointData().GetScalars())[:] = labels.ravel()
     return image
 

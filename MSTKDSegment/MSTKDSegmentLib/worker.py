@@ -5,7 +5,7 @@ Standard output carries one JSON object a line, each with an `event`:
 
     {"event": "progress", "fraction": 0.41, "text": "running the network"}
     {"event": "device", "name": "cpu", "reason": "...", "gpu_expected": false}
-    {"event": "result", "volumes_ml": {...}, "notices": [...], "provenance": {...}, "seconds": {...}}
+    {"event": "result", "measurements": {...}, "notices": [...], "provenance": {...}, "seconds": {...}}
     {"event": "error", "kind": "InputError", "message": "..."}
 
 Everything else that is printed, also by libraries, goes to standard error. Standard input stays open as long as the
@@ -50,12 +50,13 @@ def main(folder: Path) -> int:
 
 
 def _segment(folder: Path, tell: Tell) -> None:
+    from .diameters import measure
     from .handover import read_request, write_result
     from .pipeline import Segmenter
 
     request = read_request(folder)
     tell("progress", fraction=0.0, text="loading the network")
-    _require_torch()
+    require_torch()
     segmenter = Segmenter(request.weights, request.device)
     device = segmenter.device
     tell("device", name=device.name, reason=device.reason, gpu_expected=device.gpu_expected)
@@ -69,16 +70,17 @@ def _segment(folder: Path, tell: Tell) -> None:
     tell(
         "result",
         reference=result.case.reference,
-        volumes_ml=dict(result.volumes_ml),
+        measurements=measure(result.labels, result.reference_image),
         notices=list(result.notices),
         provenance=dict(result.provenance),
         seconds=dict(result.seconds),
     )
 
 
-def _require_torch() -> None:
+def require_torch() -> str:
+    """The version of torch; raises MSTKDError with advice where it is missing or damaged."""
     try:
-        importlib.import_module("torch")
+        return str(importlib.import_module("torch").__version__)
     except (ImportError, OSError) as error:  # a damaged library of torch's is an OSError
         raise MSTKDError(
             f"PyTorch cannot be loaded ({error}). Install it; in Slicer by the PyTorch Utils module of the PyTorch "

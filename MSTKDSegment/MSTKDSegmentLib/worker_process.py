@@ -38,20 +38,42 @@ _KINDS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(ki
 
 @dataclass(frozen=True)
 class WorkerResult:
-    """`labels` (D, H, W) uint8 on the grid of the sequence `reference`; the rest as in `pipeline.Segmentation`."""
+    """`labels` (D, H, W) uint8 on the grid of the sequence `reference`; `measurements` as `diameters.measure` gives
+    them; the rest as in `pipeline.Segmentation`.
+    """
 
     labels: np.ndarray
     reference: str
-    volumes_ml: Mapping[str, float]
+    measurements: Mapping[str, Mapping[str, float]]
     notices: tuple[str, ...]
     provenance: Mapping[str, str]
     seconds: Mapping[str, float]
     region_probabilities: Optional[np.ndarray] = field(default=None, repr=False)
 
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Millilitres by structure."""
+        return {key: values["volume_ml"] for key, values in self.measurements.items()}
+
 
 def worker_command(python: Optional[str] = None) -> list[str]:
     """How the child is started; `python`: an interpreter that has this one's packages (default: this one)."""
     return [python or sys.executable, "-u", "-m", "MSTKDSegmentLib.worker"]
+
+
+def child_environment(environment: Optional[Mapping[str, str]] = None) -> dict[str, str]:
+    """`environment` (default: ours) for a child that finds this library and speaks UTF-8."""
+    variables = dict(os.environ if environment is None else environment)
+    paths = [str(LIBRARY_PARENT), *filter(None, [variables.get("PYTHONPATH")])]
+    variables.update(PYTHONPATH=os.pathsep.join(paths), PYTHONIOENCODING="utf-8")
+    return variables
+
+
+def no_window() -> dict[str, Any]:
+    """Popen's arguments: no console window on Windows; elsewhere Ctrl-C in a terminal is for the parent alone."""
+    if os.name == "nt":
+        return {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
+    return {"start_new_session": True}
 
 
 class WorkerRun:
@@ -70,6 +92,7 @@ class WorkerRun:
         self.fraction, self.text = 0.0, "starting"
         self.device: Optional[Mapping[str, Any]] = None
         self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self.logged = 0  # lines in all, those that the log has dropped included
         self._started = time.monotonic()
         self._result: Optional[Mapping[str, Any]] = None
         self._error: Optional[MSTKDError] = None
@@ -124,7 +147,7 @@ class WorkerRun:
         return WorkerResult(
             labels,
             about["reference"],
-            about["volumes_ml"],
+            about["measurements"],
             tuple(about["notices"]),
             about["provenance"],
             about["seconds"],
@@ -148,23 +171,16 @@ class WorkerRun:
     # --- inside ---
 
     def _start(self, command: Sequence[str], environment: Optional[Mapping[str, str]]) -> subprocess.Popen[str]:
-        variables = dict(os.environ if environment is None else environment)
-        paths = [str(LIBRARY_PARENT), *filter(None, [variables.get("PYTHONPATH")])]
-        variables.update(PYTHONPATH=os.pathsep.join(paths), PYTHONIOENCODING="utf-8")
-        # No black console window beside Slicer on Windows; and Ctrl-C in a terminal is for the parent, which tells.
-        apart: dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
-            apart = {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
         try:
             return subprocess.Popen(
                 [*command, str(self.folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=variables,
+                env=child_environment(environment),
                 encoding="utf-8",
                 errors="replace",
-                **apart,
+                **no_window(),
             )
         except OSError as error:
             raise MSTKDError(f"{command[0]}: the segmentation process cannot be started ({error}).") from error
@@ -194,6 +210,7 @@ class WorkerRun:
             self._error = _KINDS.get(event["kind"], MSTKDError)(event["message"])
         else:
             self.log.append(event["line"])
+            self.logged += 1
 
     def _how_it_ended(self, code: Optional[int]) -> str:
         if code is None:

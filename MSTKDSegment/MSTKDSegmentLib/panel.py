@@ -1,0 +1,209 @@
+"""What the panel says about the volumes chosen: flags beside the selectors, what will be done, what is in the way.
+
+Facts in, words out: no Qt, no MRML, so that every sentence can be tested without Slicer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Optional
+
+from .contrast_check import ContrastLook, swapped
+from .modalities import MODALITIES
+from .overlap import finest_sequence
+from .roles import RoleProposal
+from .translation import _
+from .volumes import MIN_SLICES
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """What the panel needs to know of one volume node.
+
+    size: voxels along x, y, z; spacing: mm, parent transforms included; transform: name of the parent transform, "" for
+    none; linear: whether all parent transforms are; obstacle: why the node is no MRI volume at all, "" where it is;
+    proposal: what its name or DICOM header says; look: see `contrast_check`, None where it was not or cannot be told;
+    patient: the PatientID of its DICOM header, "" where unknown; grid: equal for volumes whose voxels coincide.
+    """
+
+    node_id: str
+    name: str
+    size: tuple[int, int, int] = (0, 0, 0)
+    spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    voxel_mm3: float = 0.0
+    transform: str = ""
+    linear: bool = True
+    obstacle: str = ""
+    patient: str = ""
+    proposal: Optional[RoleProposal] = None
+    look: Optional[ContrastLook] = None
+    grid: tuple[float, ...] = field(default=(), repr=False)
+
+
+# --- beside each selector -------------------------------------------------------------------------------------------
+
+
+def flags(inputs: Mapping[str, InputFacts]) -> dict[str, str]:
+    """By sequence what is wrong or doubtful with the volume chosen for it; nothing for those that look right."""
+    found: dict[str, list[str]] = {modality: [] for modality in inputs}
+    for modality, facts in inputs.items():
+        found[modality] += filter(None, [obstacle_of(facts), _doubt_by_name(modality, facts)])
+    _flag_duplicates(inputs, found)
+    _flag_contrast(inputs, found)
+    _flag_patients(inputs, found)
+    return {modality: " ".join(sentences) for modality, sentences in found.items() if sentences}
+
+
+def obstacle_of(facts: InputFacts) -> str:
+    """Why this volume cannot be segmented at all; "" where nothing stands in the way."""
+    if facts.obstacle:
+        return facts.obstacle
+    if not facts.linear:
+        return _(
+            "{name} stands under the non-linear transform {transform}. Harden it (Data module, right click on the "
+            "transform) and choose it again."
+        ).format(name=facts.name, transform=facts.transform)
+    if min(facts.size) < MIN_SLICES:
+        size = " x ".join(str(number) for number in facts.size)
+        return _("{name} has {size} voxels; each axis needs at least {least}. Choose the whole 3-D series.").format(
+            name=facts.name, size=size, least=MIN_SLICES
+        )
+    return ""
+
+
+def _doubt_by_name(modality: str, facts: InputFacts) -> str:
+    proposal = facts.proposal
+    if proposal is None:
+        return ""
+    if proposal.certainty == "not_an_input":
+        return _("Is this an input? {reason}.").format(reason=proposal.reason)
+    if proposal.modality not in (None, modality) and modality not in proposal.candidates:
+        return _("Is this {sequence}? {reason}.").format(sequence=modality, reason=proposal.reason)
+    return ""
+
+
+def _flag_duplicates(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
+    first: dict[str, str] = {}
+    for modality, facts in inputs.items():
+        other = first.setdefault(facts.node_id, modality)
+        if other != modality:
+            found[modality].append(_chosen_twice(facts.name, other, modality))
+
+
+def _chosen_twice(name: str, first: str, second: str) -> str:
+    return _("{name} is chosen as {first} and as {second}; choose it once.").format(
+        name=name, first=first, second=second
+    )
+
+
+def _flag_contrast(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
+    plain = inputs["T1"].look if "T1" in inputs else None
+    enhanced = inputs["T1Gd"].look if "T1Gd" in inputs else None
+    if plain is not None and enhanced is not None:
+        if inputs["T1"].node_id != inputs["T1Gd"].node_id and swapped(plain, enhanced):
+            for modality in ("T1", "T1Gd"):
+                found[modality].append(
+                    _("T1 and T1Gd may be the wrong way round: this T1 looks more contrast-enhanced than this T1Gd.")
+                )
+    elif plain is not None and plain.enhanced is True:
+        found["T1"].append(_("This T1 looks contrast-enhanced. If contrast agent was given, choose it as T1Gd."))
+    elif enhanced is not None and enhanced.enhanced is False:
+        found["T1Gd"].append(_("This T1Gd looks like a T1 without contrast agent. If none was given, choose it as T1."))
+
+
+def _flag_patients(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
+    known = {modality: facts.patient for modality, facts in inputs.items() if facts.patient}
+    first = next(iter(known), "")
+    for modality, patient in known.items():
+        if patient != known[first]:
+            found[modality].append(
+                _("Its DICOM header names another patient than that of {sequence}.").format(sequence=first)
+            )
+
+
+# --- below them -----------------------------------------------------------------------------------------------------
+
+
+def problem_with(inputs: Mapping[str, InputFacts]) -> str:
+    """Why these volumes by sequence cannot be segmented, in one line; "" where nothing is in the way."""
+    unknown = [modality for modality in inputs if modality not in MODALITIES]
+    if unknown:
+        return _("Unknown sequence {unknown}; the sequences are {known}.").format(
+            unknown=", ".join(unknown), known=", ".join(MODALITIES)
+        )
+    if not inputs:
+        return _("Choose at least one of {sequences}.").format(sequences=", ".join(MODALITIES))
+    first: dict[str, str] = {}
+    for modality, facts in inputs.items():
+        other = first.setdefault(facts.node_id, modality)
+        if other != modality:
+            return _chosen_twice(facts.name, other, modality)
+    return next(filter(None, map(obstacle_of, inputs.values())), "")
+
+
+def plan(inputs: Mapping[str, InputFacts], reference: str = "") -> str:
+    """What will be done with the volumes' grids and transforms; reference: a sequence, "" for the default one.
+
+    "" while `problem_with` names a problem.
+    """
+    if problem_with(inputs):
+        return ""
+    chosen = reference_of(inputs, reference)
+    sentences = [
+        _("The result lies on the grid of {sequence} ({grid}).").format(sequence=chosen, grid=_grid(inputs[chosen]))
+    ]
+    if reference and reference not in inputs:
+        sentences.insert(0, _("{sequence} is not chosen, so another reference is taken.").format(sequence=reference))
+    others = [modality for modality in inputs if inputs[modality].grid != inputs[chosen].grid]
+    if others:
+        sentences.append(
+            _("On other grids, resampled in physical space: {sequences}.").format(
+                sequences=", ".join(f"{modality} ({_grid(inputs[modality])})" for modality in others)
+            )
+        )
+    elif len(inputs) > 1:
+        sentences.append(_("All sequences share it."))
+    moved = [f"{modality} ({facts.transform})" for modality, facts in inputs.items() if facts.transform]
+    if moved:
+        sentences.append(_("Parent transforms are applied: {sequences}.").format(sequences=", ".join(moved)))
+    return " ".join(sentences)
+
+
+def reference_of(inputs: Mapping[str, InputFacts], reference: str = "") -> str:
+    """The sequence whose grid the result gets: `reference` where it is chosen, else the finest one."""
+    if reference in inputs:
+        return reference
+    return finest_sequence({modality: facts.voxel_mm3 for modality, facts in inputs.items()})
+
+
+def _grid(facts: InputFacts) -> str:
+    size = " x ".join(str(number) for number in facts.size)
+    spacing = " x ".join(f"{number:.3g}" for number in facts.spacing)
+    return _("{size} voxels of {spacing} mm").format(size=size, spacing=spacing)
+
+
+def proposal_tip(facts: Optional[InputFacts]) -> str:
+    """A selector's tooltip: why the volume in it was proposed, or that nothing speaks for it."""
+    if facts is None:
+        return _("Leave this empty if the patient does not have it.")
+    if facts.proposal is None or facts.proposal.modality is None:
+        reason = facts.proposal.reason if facts.proposal is not None else _("nothing is known of it")
+        return _("{name}: {reason}.").format(name=facts.name, reason=reason)
+    return _("{name}: proposed as {sequence}, {reason}.").format(
+        name=facts.name, sequence=facts.proposal.modality, reason=facts.proposal.reason
+    )
+
+
+def unused(proposals: Sequence[RoleProposal]) -> str:
+    """What to tell of the volumes that a proposal left out; "" when there are none worth a word."""
+    asked = [proposal for proposal in proposals if proposal.certainty == "ambiguous"]
+    return " ".join(
+        _("Please decide on {name}: {reason}.").format(name=proposal.source, reason=proposal.reason)
+        for proposal in asked
+    )
+
+
+def elapsed(seconds: float) -> str:
+    """Time as minutes and seconds, "1:05"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

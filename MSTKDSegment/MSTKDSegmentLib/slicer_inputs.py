@@ -1,0 +1,104 @@
+"""Volume nodes as facts for the panel: grid, transforms, what their names and DICOM headers say, how a T1 looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import numpy as np
+import SimpleITK as sitk
+
+from .case_roles import propose_roles
+from .contrast_check import ContrastLook, contrast_look
+from .dicom import DICOM_TAGS
+from .errors import MSTKDError
+from .panel import InputFacts
+from .roles import RoleProposal
+from .slicer_scene import ijk_to_ras, matrix_between, volume_obstacle, voxels_of
+
+InstanceValue = Callable[[str, str], str]
+"""Slicer's `dicomDatabase.instanceValue(instance UID, "gggg,eeee")`."""
+
+
+def proposals_for(nodes: Sequence[Any], instance_value: Optional[InstanceValue] = None) -> list[RoleProposal]:
+    """A proposal for each volume node of one patient, in their order: from the DICOM header where the node has one.
+
+    Of the nodes that could be one sequence, none is proposed: the person decides.
+    """
+    sources: list[Path] = []
+    tags = {}
+    for node in nodes:
+        source = Path((node.GetName() or "unnamed").replace("\0", " "))
+        while str(source) in map(str, sources):  # nodes may share a name, proposals are told apart by it
+            source = Path(f"{source} ")
+        sources.append(source)
+        header = dicom_tags(node, instance_value)
+        if header:
+            tags[str(source)] = header
+    return propose_roles(sources, tags)
+
+
+def dicom_tags(node: Any, instance_value: Optional[InstanceValue]) -> dict[str, str]:
+    """Those of `dicom.DICOM_TAGS` that the volume's first DICOM slice carries; {} for volumes from other files."""
+    uids = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
+    if not uids or instance_value is None:
+        return {}
+    found = {keyword: instance_value(uids[0], tag.replace("|", ",")) for keyword, tag in DICOM_TAGS.items()}
+    return {keyword: value for keyword, value in found.items() if value}
+
+
+class InputReader:
+    """Gives `InputFacts` of nodes, remembering what is slow to find out until a node's voxels change."""
+
+    def __init__(self, instance_value: Optional[InstanceValue] = None) -> None:
+        self._instance_value = instance_value
+        self._looks: dict[str, tuple[int, Optional[ContrastLook]]] = {}
+
+    def facts(self, nodes: Mapping[str, Any]) -> dict[str, InputFacts]:
+        """Facts by sequence of the nodes chosen; None is left out."""
+        chosen = {modality: node for modality, node in nodes.items() if node is not None}
+        return {modality: self._facts(node, modality in ("T1", "T1Gd")) for modality, node in chosen.items()}
+
+    def _facts(self, node: Any, ask_for_contrast: bool) -> InputFacts:
+        transform = node.GetParentTransformNode()
+        facts = InputFacts(
+            node.GetID(),
+            node.GetName() or "unnamed",
+            transform=transform.GetName() if transform is not None else "",
+            linear=transform is None or bool(transform.IsTransformToWorldLinear()),
+            obstacle=volume_obstacle(node),
+            patient=dicom_tags(node, self._instance_value).get("PatientID", ""),
+            proposal=proposals_for([node], self._instance_value)[0],
+        )
+        if facts.obstacle or not facts.linear:
+            return facts
+        matrix = matrix_between(transform, None, facts.name) @ ijk_to_ras(node)
+        x, y, z = (float(length) for length in np.linalg.norm(matrix[:3, :3], axis=0))
+        size = node.GetImageData().GetDimensions()
+        return replace(
+            facts,
+            size=size,
+            spacing=(x, y, z),
+            voxel_mm3=float(abs(np.linalg.det(matrix[:3, :3]))),
+            look=self._look(node) if ask_for_contrast else None,
+            grid=(*size, *np.round(matrix[:3], 3).ravel().tolist()),
+        )
+
+    def _look(self, node: Any) -> Optional[ContrastLook]:
+        changed = node.GetImageData().GetMTime()
+        known = self._looks.get(node.GetID())
+        if known is None or known[0] != changed:
+            known = changed, _look_at(voxels_of(node), node.GetSpacing())
+            self._looks[node.GetID()] = known
+        return known[1]
+
+
+def _look_at(voxels: np.ndarray, spacing: Sequence[float]) -> Optional[ContrastLook]:
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(spacing)
+    try:
+        return contrast_look(image)
+    except MSTKDError:  # a volume without contrast of any kind; the run will say so
+        return None

@@ -1,0 +1,148 @@
+"""From volume nodes to a segmentation node through the worker process: for the panel, the console and scripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+from .errors import Cancelled, MSTKDError, RoleError
+from .handover import Request
+from .panel import problem_with
+from .run_task import SegmentationTask
+from .slicer_inputs import InputReader, InstanceValue, proposals_for
+from .slicer_output import OutputChoice, SegmentResult, deliver, require_replaceable
+from .slicer_scene import check_output_node, volume_from_node
+from .torch_setup import TORCH_MISSING, torch_installed
+from .translation import _
+from .worker_process import WorkerRun, segment_in_worker, worker_command
+
+
+@dataclass(frozen=True)
+class Job:
+    """One segmentation to be done.
+
+    volumes: scalar volume nodes by "T1", "T1Gd", "T2", "FLAIR", any subset, None for what is missing. device: "auto",
+    "cpu", "cuda", "cuda:N" or "mps". reference: the sequence whose grid the result gets, "" for the finest. weights: a
+    bundle's path, "" for the one that ships.
+    """
+
+    volumes: Mapping[str, Any]
+    output: OutputChoice = field(default_factory=OutputChoice)
+    device: str = "auto"
+    reference: str = ""
+    weights: str = ""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The volumes that there are."""
+        return {modality: node for modality, node in self.volumes.items() if node is not None}
+
+
+class SegmentLogic:
+    """python: the interpreter of the child process, default this one; environment: the child's, default ours."""
+
+    def __init__(
+        self,
+        python: Optional[str] = None,
+        environment: Optional[Mapping[str, str]] = None,
+        instance_value: Optional[InstanceValue] = None,
+    ) -> None:
+        self.python, self.environment = python, environment
+        self._instance_value = instance_value
+        self.reader = InputReader(instance_value)
+
+    def proposeVolumes(self, volumeNodes: Sequence[Any]) -> tuple[dict[str, Any], list[Any]]:  # noqa: N802, N803
+        """Volume nodes by the sequence that their names or DICOM headers speak of, and the proposal for every node.
+
+        A node that could be one sequence or another is in the proposals only: the person decides.
+        """
+        # Label maps and colour volumes are kinds of scalar volumes in MRML, but no inputs.
+        nodes = [node for node in volumeNodes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
+        proposals = proposals_for(nodes, self._instance_value)
+        return {p.modality: node for p, node in zip(proposals, nodes) if p.modality}, proposals
+
+    def problemWith(self, volumes: Mapping[str, Any]) -> str:  # noqa: N802
+        """Why these volume nodes by sequence cannot be segmented, in one line; "" where nothing is in the way."""
+        return problem_with(self.reader.facts(volumes))
+
+    def segment(
+        self,
+        volumes: Mapping[str, Any],
+        outputNode: Optional[Any] = None,  # noqa: N803
+        device: str = "auto",
+        *,
+        segments: str = "labels",
+        reference: str = "",
+        weights: str = "",
+        surface: bool = False,
+        probabilities: bool = False,
+        replace: bool = False,
+        progress: Optional[Callable[[float, str], None]] = None,
+        cancel: Optional[Callable[[], bool]] = None,
+    ) -> SegmentResult:
+        """Segment the tumour and wait for it: for scripts and batches. See `Job` and `OutputChoice` for the arguments.
+
+        progress(fraction, text) is called some thirty times a second; a true cancel() ends the run with `Cancelled`.
+        Whatever is raised, the scene is as it was. Raises MSTKDError (and its kinds), one line that says what to do.
+        """
+        output = OutputChoice(outputNode, segments, surface, probabilities, replace)
+        job = Job(volumes, output, device, reference, weights)
+        request = self._request(job)
+        lost = _loss_of(job)
+
+        def stop() -> bool:
+            gone = lost()
+            if gone:
+                raise Cancelled(gone)
+            return cancel is not None and cancel()
+
+        result = segment_in_worker(request, progress, stop, worker_command(self.python), self.environment)
+        return deliver(result, job.given[result.reference], output)
+
+    def start(self, job: Job) -> SegmentationTask:
+        """Begin `job` and return at once: the task is to be polled from a timer; its `outcome` is a `SegmentResult`.
+
+        Raises MSTKDError where the inputs, the output or torch stand in the way; then nothing was begun.
+        """
+        request = self._request(job)
+        run = WorkerRun(request, worker_command(self.python), self.environment)
+        return SegmentationTask(
+            run, lambda result: deliver(result, job.given[result.reference], job.output), _loss_of(job)
+        )
+
+    def _request(self, job: Job) -> Request:
+        problem = self.problemWith(job.given)
+        if problem:
+            raise RoleError(problem)
+        if not torch_installed():
+            raise MSTKDError(TORCH_MISSING)
+        if job.output.node is not None:
+            check_output_node(job.output.node)
+            require_replaceable(job.output)
+        if job.reference and job.reference not in job.given:
+            raise RoleError(
+                _("The reference {sequence} is not among the sequences chosen.").format(sequence=job.reference)
+            )
+        return Request(
+            {modality: volume_from_node(node) for modality, node in job.given.items()},
+            job.device,
+            job.reference or None,
+            os.path.abspath(job.weights) if job.weights else None,  # noqa: PTH100 - the child starts elsewhere
+            job.output.probabilities,
+        )
+
+
+def _loss_of(job: Job) -> Callable[[], str]:
+    nodes = {**job.given, **({} if job.output.node is None else {"output": job.output.node})}
+    scenes = {name: node.GetScene() for name, node in nodes.items()}
+    names = {name: node.GetName() for name, node in nodes.items()}
+
+    def lost() -> str:
+        for name, node in nodes.items():
+            if node.GetScene() is None or node.GetScene() is not scenes[name]:
+                return _("{name} was removed from the scene; the segmentation was stopped.").format(name=names[name])
+        return ""
+
+    return lost

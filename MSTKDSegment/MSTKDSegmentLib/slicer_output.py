@@ -1,0 +1,186 @@
+"""What a run leaves in the scene: segmentation, table of volumes and diameters, probability volumes; or nothing.
+
+Everything is placed beside the reference volume in the subject hierarchy, so that a DICOM export finds the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk
+
+from .errors import OutputError
+from .regions import LABELS, REGIONS
+from .slicer_scene import (
+    ATTRIBUTE_PREFIX,
+    add_segmentation,
+    all_or_nothing,
+    as_vtk_matrix,
+    has_earlier_result,
+    ijk_to_ras,
+)
+from .translation import _
+from .worker_process import WorkerResult
+
+TABLE_OF = "MSTKDSegment.table"
+"""Node reference role from a segmentation to the table of its measurements."""
+
+# As in the paper's figures the oedema lets the core shine through; the outline of each is drawn full.
+FILL_OPACITY, OUTLINE_OPACITY = 0.45, 1.0
+SURFACE_OPACITY = {"ED": 0.3, "WT": 0.3, "TC": 0.6}
+
+
+@dataclass(frozen=True)
+class OutputChoice:
+    """What is to be written. segments: "labels" (NCR, ED, ET) or "regions" (WT, TC, ET); node: None for a new one.
+
+    replace: whether an earlier result in `node` may be replaced.
+    """
+
+    node: Optional[Any] = None
+    segments: str = "labels"
+    surface: bool = False
+    probabilities: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """The nodes made (probabilities by region, {} where not asked for), and what the run said."""
+
+    node: Any
+    table: Any
+    probabilities: Mapping[str, Any]
+    volumes_ml: Mapping[str, float]
+    notices: tuple[str, ...]
+    provenance: Mapping[str, str]
+
+
+def require_replaceable(choice: OutputChoice) -> None:
+    """Raises OutputError where the chosen segmentation holds an earlier result that must not be replaced."""
+    if choice.node is not None and not choice.replace and has_earlier_result(choice.node):
+        raise OutputError(
+            _("{name} holds an earlier result. Choose another output, or allow it to be replaced.").format(
+                name=choice.node.GetName()
+            )
+        )
+
+
+def deliver(result: WorkerResult, reference: Any, choice: OutputChoice) -> SegmentResult:
+    """Put `result` on the grid of the volume node `reference` into its scene; if that fails, the scene is as before.
+
+    Raises OutputError and InputError as `add_segmentation` does, and OutputError where one may not be replaced.
+    """
+    require_replaceable(choice)
+    with all_or_nothing(reference.GetScene(), choice.node):
+        node = add_segmentation(
+            result.labels,
+            reference,
+            output_node=choice.node,
+            segments=choice.segments,
+            provenance=result.provenance,
+        )
+        probabilities = {}
+        if choice.probabilities and result.region_probabilities is not None:
+            for structure, array in zip(REGIONS, result.region_probabilities):
+                name = f"{node.GetName()} {structure.key} probability"
+                probabilities[structure.key] = _scalar_volume(array, reference, name)
+        table = _table(node, result.measurements)
+        _show(node, choice.surface)
+        for made in (node, table, *probabilities.values()):
+            _place_beside(reference, made)
+    earlier = node.GetNodeReference(TABLE_OF)
+    node.SetNodeReferenceID(TABLE_OF, table.GetID())
+    if earlier is not None:  # it measured what has just been replaced
+        node.GetScene().RemoveNode(earlier)
+    return SegmentResult(node, table, probabilities, result.volumes_ml, tuple(result.notices), dict(result.provenance))
+
+
+# --- the segmentation's looks ---------------------------------------------------------------------------------------
+
+
+def _show(node: Any, surface: bool) -> None:
+    display = node.GetDisplayNode()
+    if display is None:
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+    segmentation = node.GetSegmentation()
+    for index in range(segmentation.GetNumberOfSegments()):
+        segment_id = segmentation.GetNthSegmentID(index)
+        if display is not None:
+            display.SetSegmentOpacity2DFill(segment_id, FILL_OPACITY)
+            display.SetSegmentOpacity2DOutline(segment_id, OUTLINE_OPACITY)
+            display.SetSegmentOpacity3D(segment_id, SURFACE_OPACITY.get(segment_id, 1.0))
+    if surface:
+        show_surface(node)
+
+
+def show_surface(node: Any) -> None:
+    """Make the closed surfaces of a segmentation, which 3-D views show; its voxels stay the source."""
+    if not node.CreateClosedSurfaceRepresentation():
+        raise OutputError(_("{name}: Slicer could not make the 3-D surface.").format(name=node.GetName()))
+    if node.GetDisplayNode() is not None:
+        node.GetDisplayNode().SetVisibility3D(True)
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def _table(node: Any, measurements: Mapping[str, Mapping[str, float]]) -> Any:
+    scene = node.GetScene()
+    table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} measurements"))
+    titles = {structure.key: structure.title for structure in (*REGIONS, *LABELS)}
+    names = vtk.vtkStringArray()
+    names.SetName(_("Structure"))
+    for key in measurements:
+        names.InsertNextValue(titles[key])
+    table.AddColumn(names)
+    for title, key, digits in (
+        (_("Volume (ml)"), "volume_ml", 3),
+        (_("Longest diameter, 3-D (mm)"), "longest_mm", 1),
+        (_("Longest axial diameter (mm)"), "axial_longest_mm", 1),
+        (_("Axial diameter at right angles (mm)"), "axial_perpendicular_mm", 1),
+    ):
+        column = vtk.vtkDoubleArray()
+        column.SetName(title)
+        for values in measurements.values():
+            column.InsertNextValue(round(values[key], digits))
+        table.AddColumn(column)
+    table.SetUseColumnNameAsColumnHeader(True)
+    table.SetLocked(True)
+    table.SetAttribute(f"{ATTRIBUTE_PREFIX}segmentation", node.GetName())
+    return table
+
+
+# --- probabilities --------------------------------------------------------------------------------------------------
+
+
+def _scalar_volume(array: np.ndarray, reference: Any, name: str) -> Any:
+    image = vtk.vtkImageData()
+    image.SetDimensions(*array.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array, np.float32).ravel(), deep=True))
+    scene = reference.GetScene()
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
+    node.SetIJKToRASMatrix(as_vtk_matrix(ijk_to_ras(reference)))
+    node.SetAndObserveImageData(image)
+    node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+# --- the subject hierarchy ------------------------------------------------------------------------------------------
+
+
+def _place_beside(reference: Any, node: Any) -> None:
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(reference.GetScene())
+    if hierarchy is None:
+        return
+    beside, item = hierarchy.GetItemByDataNode(reference), hierarchy.GetItemByDataNode(node)
+    nowhere = slicer.vtkMRMLSubjectHierarchyNode.GetInvalidItemID()
+    if nowhere not in (beside, item):
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(beside))
