@@ -83,3 +83,12 @@ def random_bundle(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "random.zip"
     write_bundle(path, network.state_dict(), card)
     return path
+
+
+@pytest.fixture
+def scene():
+    """An empty scene of Slicer's real MRML."""
+    slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+    result = slicer.vtkMRMLScene()
+    yield result
+    result.Clear(1)

@@ -1,132 +1,34 @@
-"""Volume nodes in, segmentation nodes out, on Slicer's real MRML (slicer-core); and the module's logic on top of it."""
+"""Volume nodes in, segmentation nodes out, on Slicer's real MRML (slicer-core)."""
 
 from __future__ import annotations
-
-import importlib.util
-import sys
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from MSTKDSegmentLib.errors import Cancelled, GeometryError, InputError, MSTKDError, OutputError, RoleError
+from MSTKDSegmentLib.errors import GeometryError, InputError, OutputError
 from MSTKDSegmentLib.regions import LABELS, REGIONS, labels_to_regions
 
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 vtk = pytest.importorskip("vtk")
-from MSTKDSegmentLib import pipeline  # noqa: E402 - needs slicer
 from MSTKDSegmentLib.slicer_scene import add_segmentation, check_output_node, volume_from_node  # noqa: E402
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy  # noqa: E402
-
-MODULE = Path(__file__).parents[1] / "MSTKDSegment" / "MSTKDSegment.py"
-GRID = (9, 10, 12)
-
-
-def rotation(axis: int, degrees: float) -> np.ndarray:
-    matrix = np.eye(4)
-    first, second = [index for index in range(3) if index != axis]
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    matrix[[first, first, second, second], [first, second, first, second]] = cosine, -sine, sine, cosine
-    return matrix
-
-
-def shift(*millimetres: float) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, 3] = millimetres
-    return matrix
-
-
-# Thick slices (0.9 x 1.1 x 3 mm), oblique, then turned again by a registration.
-IJK_TO_RAS = shift(-20, 15, 40) @ rotation(0, 17) @ rotation(2, 8) @ np.diag([0.9, -1.1, 3.0, 1.0])
-REGISTRATION = shift(5, -7, 2) @ rotation(1, 25) @ rotation(2, -12)
-
-
-def as_vtk(matrix: np.ndarray):
-    result = vtk.vtkMatrix4x4()
-    result.DeepCopy(matrix.ravel())
-    return result
-
-
-def make_labels() -> np.ndarray:
-    labels = np.zeros(GRID, np.uint8)
-    labels[2:8, 2:8, 3:10] = 2
-    labels[3:6, 3:7, 4:8] = 3
-    labels[4, 4:6, 5:7] = 1
-    return labels
-
-
-def make_transform(scene, matrix: np.ndarray, parent=None, name: str = "registration"):
-    node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
-    node.SetMatrixTransformToParent(as_vtk(matrix))
-    if parent is not None:
-        node.SetAndObserveTransformNodeID(parent.GetID())
-    return node
-
-
-def make_volume(scene, parent=None, name: str = "T1 post", matrix: np.ndarray = IJK_TO_RAS, seed: int = 0):
-    array = np.random.default_rng(seed).integers(1, 1000, GRID).astype(np.int16)
-    image = vtk.vtkImageData()
-    image.SetDimensions(*GRID[::-1])
-    image.GetPointData().SetScalars(numpy_to_vtk(array.ravel(), deep=True))
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    node.SetAndObserveImageData(image)
-    node.SetIJKToRASMatrix(as_vtk(matrix))
-    if parent is not None:
-        node.SetAndObserveTransformNodeID(parent.GetID())
-    return node, array
-
-
-def add_user_segment(node, segment_id: str, name: str = "by hand") -> None:
-    image = slicer.vtkOrientedImageData()
-    image.SetExtent(0, 2, 0, 2, 0, 2)
-    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-    image.GetPointData().GetScalars().Fill(1)
-    segment = slicer.vtkSegment()
-    segment.SetName(name)
-    segment.AddRepresentation("Binary labelmap", image)
-    node.GetSegmentation().AddSegment(segment, segment_id)
-
-
-def share_layer(node, segment_id: str, with_segment: str) -> None:
-    """As the Segment Editor does: a segment becomes the value 7 in another's label map (27 voxels at its corner)."""
-    segmentation = node.GetSegmentation()
-    labelmap = segmentation.GetSegment(with_segment).GetRepresentation("Binary labelmap")
-    vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(GRID)[:3, :3, :3] = 7
-    segment = segmentation.GetSegment(segment_id)
-    segment.SetLabelValue(7)
-    segment.AddRepresentation("Binary labelmap", labelmap)
-
-
-def node_ids(scene) -> list:
-    return [scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())]
-
-
-def segment_ids(node) -> list:
-    segmentation = node.GetSegmentation()
-    return [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
-
-
-def binary(node, segment_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mask (D, H, W) of a segment and the matrix from its voxels to the node's coordinates."""
-    labelmap, matrix = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
-    node.GetBinaryLabelmapRepresentation(segment_id, labelmap)
-    labelmap.GetImageToWorldMatrix(matrix)
-    mask = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(labelmap.GetDimensions()[::-1]) != 0
-    values = np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
-    return mask, values @ shift(*labelmap.GetExtent()[::2])
-
-
-def attributes(node) -> dict:
-    return {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
-
-
-@pytest.fixture
-def scene():
-    result = slicer.vtkMRMLScene()
-    yield result
-    result.Clear(1)
-
+from scene_nodes import (  # noqa: E402
+    GRID,
+    IJK_TO_RAS,
+    REGISTRATION,
+    add_user_segment,
+    attributes,
+    binary,
+    make_labels,
+    make_transform,
+    make_volume,
+    make_warp,
+    node_ids,
+    rotation,
+    segment_ids,
+    share_layer,
+    shift,
+)
+from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
 # --- volumes in -----------------------------------------------------------------------------------------------------
 
@@ -162,19 +64,6 @@ def test_the_voxels_are_a_copy(scene):
     image = volume_from_node(node).image
     vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())[:] = 0
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), array)
-
-
-def make_warp(scene):
-    grid = vtk.vtkImageData()
-    grid.SetDimensions(4, 4, 4)
-    grid.SetSpacing(20, 20, 20)
-    grid.AllocateScalars(vtk.VTK_DOUBLE, 3)
-    vtk_to_numpy(grid.GetPointData().GetScalars())[:] = np.random.default_rng(0).random((64, 3))
-    warp = vtk.vtkGridTransform()
-    warp.SetDisplacementGridData(grid)
-    node = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "warp")
-    node.SetAndObserveTransformToParent(warp)
-    return node
 
 
 def test_a_non_linear_transform_is_refused_also_above_a_linear_one(scene):
@@ -364,114 +253,3 @@ def test_a_reference_that_was_removed_meanwhile_is_named(scene):
     scene.RemoveNode(reference)
     with pytest.raises(OutputError, match="T1 post: was removed from the scene meanwhile"):
         add_segmentation(make_labels(), reference)
-
-
-# --- the module's logic ---------------------------------------------------------------------------------------------
-
-
-class ThresholdSegmenter:
-    """Stands in for the network: bright voxels of the reference are oedema; everything around it is real."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-
-    def segment(self, sources, *, progress=None, cancel=None):
-        if cancel is not None and cancel():
-            raise Cancelled("cancelled; nothing was written")
-        name = "T1Gd" if "T1Gd" in sources else next(iter(sources))
-        labels = np.where(sitk.GetArrayViewFromImage(sources[name].image) > 500, 2, 0).astype(np.uint8)
-        if progress is not None:
-            progress(1.0, "done")
-        return types.SimpleNamespace(
-            labels=labels,
-            case=types.SimpleNamespace(reference=name),
-            volumes_ml={"ED": 1.0},
-            notices=("a notice",),
-            provenance={"device": self.device},
-        )
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """MSTKDSegment.py as Slicer loads it; its Qt modules are empty, so whatever touches them fails here."""
-    names = [f"ScriptedLoadableModule{ending}" for ending in ("", "Widget", "Logic", "Test")]
-    base = types.ModuleType("slicer.ScriptedLoadableModule")
-    for name in names:
-        setattr(base, name, type(name, (), {}))
-    monkeypatch.setitem(sys.modules, base.__name__, base)
-    for name in ("qt", "ctk"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    spec = importlib.util.spec_from_file_location("MSTKDSegment", MODULE)
-    loaded = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "MSTKDSegment", loaded)
-    spec.loader.exec_module(loaded)
-    monkeypatch.setattr(pipeline, "Segmenter", ThresholdSegmenter)
-    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
-    sys.modules["torch"].__spec__ = spec  # it is only asked whether torch is there
-    return loaded
-
-
-def test_the_logic_segments_any_subset_on_the_references_grid(scene, module):
-    registration = make_transform(scene, REGISTRATION)
-    t1gd, array = make_volume(scene, registration)
-    flair, _ = make_volume(scene, name="FLAIR", seed=1)
-    shown = []
-    result = module.MSTKDSegmentLogic().segment(
-        {"T1": None, "T1Gd": t1gd, "FLAIR": flair}, device="cpu", progress=lambda *step: shown.append(step)
-    )
-    assert binary(result.node, "ED")[0].sum() == (array > 500).sum()
-    assert result.node.GetTransformNodeID() == registration.GetID()
-    assert attributes(result.node) == {"MSTKDSegment.device": "cpu"}
-    assert (result.volumesMl, result.notices, shown) == ({"ED": 1.0}, ("a notice",), [(1.0, "done")])
-
-
-def test_cancelling_leaves_the_scene_as_it_was(scene, module):
-    node, _ = make_volume(scene)
-    before = node_ids(scene)
-    with pytest.raises(Cancelled):
-        module.MSTKDSegmentLogic().segment({"T1Gd": node}, cancel=lambda: True)
-    assert node_ids(scene) == before
-
-
-def test_problems_with_the_choice_are_named(scene, module):
-    logic = module.MSTKDSegmentLogic()
-    node, _ = make_volume(scene)
-    assert logic.problemWith({"T1": node}) == ""
-    assert logic.problemWith({"T1": None}) == "Choose at least one of T1, T1Gd, T2, FLAIR."
-    assert "T1 post is chosen as T1 and as T2" in logic.problemWith({"T1": node, "T2": node})
-    with pytest.raises(RoleError, match="Unknown sequence PD"):
-        logic.segment({"PD": node})
-
-
-def test_a_missing_torch_is_explained(scene, module, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    node, _ = make_volume(scene)
-    with pytest.raises(MSTKDError, match="Install the PyTorch extension"):
-        module.MSTKDSegmentLogic().segment({"T1": node})
-
-
-def test_a_damaged_torch_is_explained(scene, module, monkeypatch, tmp_path):
-    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: file too short')")
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.syspath_prepend(tmp_path)
-    node, _ = make_volume(scene)
-    with pytest.raises(MSTKDError, match=r"cannot be loaded \(libtorch.so: file too short\)\. Uninstall torch"):
-        module.MSTKDSegmentLogic().segment({"T1": node})
-
-
-def test_volumes_are_proposed_by_name_and_label_maps_are_not(scene, module):
-    names = ["4: Ax T1 POST GAD", "3: Ax T1", "Ax FLAIR", "DWI b1000"]
-    nodes = [make_volume(scene, name=name)[0] for name in names]
-    nodes.append(scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "T2"))
-    proposed, reasons = module.MSTKDSegmentLogic().proposeVolumes(nodes)
-    found = {modality: node.GetName() for modality, node in proposed.items()}
-    assert found == {"T1Gd": names[0], "T1": names[1], "FLAIR": names[2]}
-    assert len(reasons) == 4
-    assert reasons[3].startswith("DWI b1000 → not chosen: ")
-
-
-def test_two_candidates_are_left_to_the_person(scene, module):
-    nodes = [make_volume(scene, name="T2 TSE")[0], make_volume(scene, name="T2 SPACE", seed=1)[0]]
-    proposed, reasons = module.MSTKDSegmentLogic().proposeVolumes(nodes)
-    assert proposed == {}
-    assert all("not chosen" in reason for reason in reasons)

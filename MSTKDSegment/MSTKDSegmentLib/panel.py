@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 from .contrast_check import ContrastLook, swapped
+from .expectations import expectation, expectation_sentences
 from .modalities import MODALITIES
 from .overlap import finest_sequence
 from .roles import RoleProposal
@@ -201,6 +202,43 @@ def unused(proposals: Sequence[RoleProposal]) -> str:
     return " ".join(
         _("Please decide on {name}: {reason}.").format(name=proposal.source, reason=proposal.reason)
         for proposal in asked
+    )
+
+
+@dataclass(frozen=True)
+class PanelState:
+    """All that the panel shows before a run; problem: why Segment cannot be pressed, "" where it can.
+
+    flags and tips are by sequence; expectation and plan are "" while there is nothing to tell.
+    """
+
+    problem: str
+    flags: Mapping[str, str]
+    tips: Mapping[str, str]
+    plan: str
+    expectation: str
+
+
+def panel_state(
+    inputs: Mapping[str, InputFacts],
+    card: Optional[Mapping[str, Any]],
+    weights_problem: str = "",
+    torch_ready: bool = True,
+    reference: str = "",
+) -> PanelState:
+    """What the panel shows for the volumes chosen; card: that of the weights, None where `weights_problem` says why."""
+    problem = problem_with(inputs) or weights_problem
+    if not problem and not torch_ready:
+        problem = _("PyTorch is not installed yet: press Install PyTorch at the top.")
+    sentences: list[str] = []
+    if card is not None and not problem_with(inputs):
+        sentences = expectation_sentences(expectation(card, inputs))
+    return PanelState(
+        problem,
+        flags(inputs),
+        {modality: proposal_tip(inputs.get(modality)) for modality in MODALITIES},
+        plan(inputs, reference),
+        " ".join(sentences),
     )
 
 

@@ -40,7 +40,7 @@ class Structure:
     def terminology(self) -> str:
         """Slicer's serialised `TerminologyEntry`: contexts, category, type and anatomic region, all SNOMED CT."""
         return (
-            "Segmentation category and type - 3D Slicer General Anatomy list"
+            "Segmentation category and type - DICOM master list"
             "~SCT^49755003^Morphologically Altered Structure"
             f"~SCT^{self.type_code}^{self.type_meaning}~^^"
             "~Anatomic codes - DICOM master list~SCT^12738006^Brain~^^"

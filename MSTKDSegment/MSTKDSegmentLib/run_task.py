@@ -65,6 +65,11 @@ class SegmentationTask:
         return self._run.seconds
 
     @property
+    def status(self) -> str:
+        """Time and stage in one line."""
+        return f"{elapsed(self.seconds)} {self.text}"
+
+    @property
     def device_notice(self) -> str:
         """Why the CPU is used where a GPU was to be expected; "" otherwise."""
         device = self._run.device
@@ -79,7 +84,7 @@ class SegmentationTask:
         self._shown = self._run.logged
         if self.text != self._stage:
             self._stage = self.text
-            lines.append(f"{elapsed(self.seconds)} {self.text}")
+            lines.append(self.status)
         return lines
 
     def poll(self) -> bool:

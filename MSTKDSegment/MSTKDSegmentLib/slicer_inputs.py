@@ -96,7 +96,7 @@ class InputReader:
 
 
 def _look_at(voxels: np.ndarray, spacing: Sequence[float]) -> Optional[ContrastLook]:
-    image = sitk.GetImageFromArray(voxels)
+    image = sitk.GetImageFromArray(voxels.astype(np.float32))
     image.SetSpacing(spacing)
     try:
         return contrast_look(image)

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
+from .card_reader import CardReader
+from .child_python import child_variables, find_python
+from .device_check import DeviceReport, check_device
 from .errors import Cancelled, MSTKDError, RoleError
 from .handover import Request
-from .panel import problem_with
+from .panel import PanelState, panel_state, problem_with
 from .run_task import SegmentationTask
 from .slicer_inputs import InputReader, InstanceValue, proposals_for
-from .slicer_output import OutputChoice, SegmentResult, deliver, require_replaceable
+from .slicer_output import PROBABILITY_OF, OutputChoice, SegmentResult, deliver, require_replaceable
 from .slicer_scene import check_output_node, volume_from_node
 from .torch_setup import TORCH_MISSING, torch_installed
 from .translation import _
@@ -40,26 +43,49 @@ class Job:
         return {modality: node for modality, node in self.volumes.items() if node is not None}
 
 
+def job(
+    volumes: Mapping[str, Any],
+    output_node: Optional[Any] = None,
+    device: str = "auto",
+    *,
+    segments: str = "labels",
+    reference: str = "",
+    weights: str = "",
+    surface: bool = False,
+    probabilities: bool = False,
+    replace: bool = False,
+) -> Job:
+    """A `Job` from plain arguments; they are those of `Job` and `OutputChoice`."""
+    output = OutputChoice(output_node, segments, surface, probabilities, replace)
+    return Job(volumes, output, device, reference, weights)
+
+
 class SegmentLogic:
-    """python: the interpreter of the child process, default this one; environment: the child's, default ours."""
+    """python: the interpreter of the child process, default the one that belongs to this Slicer; instance_value: asks
+    Slicer's DICOM database, None where there is none.
+    """
 
     def __init__(
         self,
         python: Optional[str] = None,
-        environment: Optional[Mapping[str, str]] = None,
         instance_value: Optional[InstanceValue] = None,
     ) -> None:
-        self.python, self.environment = python, environment
+        self._python = python
         self._instance_value = instance_value
         self.reader = InputReader(instance_value)
+        self._weights = CardReader()
 
     def proposeVolumes(self, volumeNodes: Sequence[Any]) -> tuple[dict[str, Any], list[Any]]:  # noqa: N802, N803
         """Volume nodes by the sequence that their names or DICOM headers speak of, and the proposal for every node.
 
         A node that could be one sequence or another is in the proposals only: the person decides.
         """
-        # Label maps and colour volumes are kinds of scalar volumes in MRML, but no inputs.
-        nodes = [node for node in volumeNodes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
+        # Label maps and colour volumes are kinds of scalar volumes in MRML, but no inputs; nor is what we made.
+        nodes = [
+            node
+            for node in volumeNodes
+            if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetAttribute(PROBABILITY_OF)
+        ]
         proposals = proposals_for(nodes, self._instance_value)
         return {p.modality: node for p, node in zip(proposals, nodes) if p.modality}, proposals
 
@@ -67,30 +93,31 @@ class SegmentLogic:
         """Why these volume nodes by sequence cannot be segmented, in one line; "" where nothing is in the way."""
         return problem_with(self.reader.facts(volumes))
 
+    def panelState(  # noqa: N802
+        self, volumes: Mapping[str, Any], reference: str = "", weights: str = ""
+    ) -> tuple[PanelState, str]:
+        """What the panel shows for this choice, and a sentence on the weights, "" for those that ship."""
+        card, problem, about = self._weights.card(weights)
+        return panel_state(self.reader.facts(volumes), card, problem, torch_installed(), reference), about
+
     def segment(
         self,
         volumes: Mapping[str, Any],
         outputNode: Optional[Any] = None,  # noqa: N803
         device: str = "auto",
         *,
-        segments: str = "labels",
-        reference: str = "",
-        weights: str = "",
-        surface: bool = False,
-        probabilities: bool = False,
-        replace: bool = False,
         progress: Optional[Callable[[float, str], None]] = None,
         cancel: Optional[Callable[[], bool]] = None,
+        **options: Any,
     ) -> SegmentResult:
-        """Segment the tumour and wait for it: for scripts and batches. See `Job` and `OutputChoice` for the arguments.
+        """Segment the tumour and wait for it: for scripts and batches. Arguments and errors: see `job`.
 
         progress(fraction, text) is called some thirty times a second; a true cancel() ends the run with `Cancelled`.
-        Whatever is raised, the scene is as it was. Raises MSTKDError (and its kinds), one line that says what to do.
+        Whatever is raised, the scene is as it was.
         """
-        output = OutputChoice(outputNode, segments, surface, probabilities, replace)
-        job = Job(volumes, output, device, reference, weights)
-        request = self._request(job)
-        lost = _loss_of(job)
+        wanted = job(volumes, outputNode, device, **options)
+        request = self._request(wanted)
+        lost = _loss_of(wanted)
 
         def stop() -> bool:
             gone = lost()
@@ -98,19 +125,33 @@ class SegmentLogic:
                 raise Cancelled(gone)
             return cancel is not None and cancel()
 
-        result = segment_in_worker(request, progress, stop, worker_command(self.python), self.environment)
-        return deliver(result, job.given[result.reference], output)
+        result = segment_in_worker(request, progress, stop, *self._child())
+        return deliver(result, wanted.given[result.reference], wanted.output)
 
-    def start(self, job: Job) -> SegmentationTask:
-        """Begin `job` and return at once: the task is to be polled from a timer; its `outcome` is a `SegmentResult`.
+    def start(
+        self,
+        volumes: Mapping[str, Any],
+        outputNode: Optional[Any] = None,  # noqa: N803
+        device: str = "auto",
+        **options: Any,
+    ) -> SegmentationTask:
+        """Begin and return at once: the task is to be polled from a timer; its `outcome` is a `SegmentResult`.
 
         Raises MSTKDError where the inputs, the output or torch stand in the way; then nothing was begun.
         """
-        request = self._request(job)
-        run = WorkerRun(request, worker_command(self.python), self.environment)
+        wanted = job(volumes, outputNode, device, **options)
+        run = WorkerRun(self._request(wanted), *self._child())
         return SegmentationTask(
-            run, lambda result: deliver(result, job.given[result.reference], job.output), _loss_of(job)
+            run, lambda result: deliver(result, wanted.given[result.reference], wanted.output), _loss_of(wanted)
         )
+
+    def check_device(self, device: str = "auto", keep_alive: Optional[Callable[[], None]] = None) -> DeviceReport:
+        """Prove by a tiny convolution that torch works on `device`; raises what `device_check.check_device` raises."""
+        python = self._python or find_python()
+        return check_device(device, [python], child_variables(), keep_alive)
+
+    def _child(self) -> tuple[list[str], dict[str, str]]:
+        return worker_command(self._python or find_python()), child_variables()
 
     def _request(self, job: Job) -> Request:
         problem = self.problemWith(job.given)

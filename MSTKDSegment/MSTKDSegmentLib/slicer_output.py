@@ -30,6 +30,9 @@ from .worker_process import WorkerResult
 TABLE_OF = "MSTKDSegment.table"
 """Node reference role from a segmentation to the table of its measurements."""
 
+PROBABILITY_OF = f"{ATTRIBUTE_PREFIX}probability"
+"""Attribute of a probability volume: the region that it is of. Such volumes are never proposed as inputs."""
+
 # As in the paper's figures the oedema lets the core shine through; the outline of each is drawn full.
 FILL_OPACITY, OUTLINE_OPACITY = 0.45, 1.0
 SURFACE_OPACITY = {"ED": 0.3, "WT": 0.3, "TC": 0.6}
@@ -90,21 +93,25 @@ def deliver(result: WorkerResult, reference: Any, choice: OutputChoice) -> Segme
             for structure, array in zip(REGIONS, result.region_probabilities):
                 name = f"{node.GetName()} {structure.key} probability"
                 probabilities[structure.key] = _scalar_volume(array, reference, name)
+                probabilities[structure.key].SetAttribute(PROBABILITY_OF, structure.key)
         table = _table(node, result.measurements)
-        _show(node, choice.surface)
+        _show(node)
+        notices = list(result.notices)
+        if choice.surface and not show_surface(node):
+            notices.append(_("The 3-D surface could not be made; the segments themselves are complete."))
         for made in (node, table, *probabilities.values()):
             _place_beside(reference, made)
     earlier = node.GetNodeReference(TABLE_OF)
     node.SetNodeReferenceID(TABLE_OF, table.GetID())
     if earlier is not None:  # it measured what has just been replaced
         node.GetScene().RemoveNode(earlier)
-    return SegmentResult(node, table, probabilities, result.volumes_ml, tuple(result.notices), dict(result.provenance))
+    return SegmentResult(node, table, probabilities, result.volumes_ml, tuple(notices), dict(result.provenance))
 
 
 # --- the segmentation's looks ---------------------------------------------------------------------------------------
 
 
-def _show(node: Any, surface: bool) -> None:
+def _show(node: Any) -> None:
     display = node.GetDisplayNode()
     if display is None:
         node.CreateDefaultDisplayNodes()
@@ -116,16 +123,14 @@ def _show(node: Any, surface: bool) -> None:
             display.SetSegmentOpacity2DFill(segment_id, FILL_OPACITY)
             display.SetSegmentOpacity2DOutline(segment_id, OUTLINE_OPACITY)
             display.SetSegmentOpacity3D(segment_id, SURFACE_OPACITY.get(segment_id, 1.0))
-    if surface:
-        show_surface(node)
 
 
-def show_surface(node: Any) -> None:
-    """Make the closed surfaces of a segmentation, which 3-D views show; its voxels stay the source."""
-    if not node.CreateClosedSurfaceRepresentation():
-        raise OutputError(_("{name}: Slicer could not make the 3-D surface.").format(name=node.GetName()))
-    if node.GetDisplayNode() is not None:
+def show_surface(node: Any) -> bool:
+    """Make the closed surfaces that 3-D views show; the voxels stay the source. False where that fails."""
+    made = bool(node.CreateClosedSurfaceRepresentation())
+    if made and node.GetDisplayNode() is not None:
         node.GetDisplayNode().SetVisibility3D(True)
+    return made
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -151,7 +156,7 @@ def _table(node: Any, measurements: Mapping[str, Mapping[str, float]]) -> Any:
         for values in measurements.values():
             column.InsertNextValue(round(values[key], digits))
         table.AddColumn(column)
-    table.SetUseColumnNameAsColumnHeader(True)
+    table.SetUseColumnTitleAsColumnHeader(True)
     table.SetLocked(True)
     table.SetAttribute(f"{ATTRIBUTE_PREFIX}segmentation", node.GetName())
     return table
@@ -180,7 +185,11 @@ def _place_beside(reference: Any, node: Any) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(reference.GetScene())
     if hierarchy is None:
         return
-    beside, item = hierarchy.GetItemByDataNode(reference), hierarchy.GetItemByDataNode(node)
     nowhere = slicer.vtkMRMLSubjectHierarchyNode.GetInvalidItemID()
-    if nowhere not in (beside, item):
+    beside, item = hierarchy.GetItemByDataNode(reference), hierarchy.GetItemByDataNode(node)
+    if beside == nowhere:
+        return
+    if item == nowhere:  # without Slicer's window nobody makes items by themselves
+        hierarchy.CreateItem(hierarchy.GetItemParent(beside), node)
+    else:
         hierarchy.SetItemParent(item, hierarchy.GetItemParent(beside))

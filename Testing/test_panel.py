@@ -1,0 +1,165 @@
+"""What the panel says, from facts alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from MSTKDSegmentLib.contrast_check import ContrastLook
+from MSTKDSegmentLib.modalities import MODALITIES
+from MSTKDSegmentLib.panel import (
+    InputFacts,
+    elapsed,
+    flags,
+    panel_state,
+    plan,
+    problem_with,
+    proposal_tip,
+    reference_of,
+    unused,
+)
+from MSTKDSegmentLib.roles import propose_from_name
+
+PLAIN, ENHANCED, UNSURE = ContrastLook(1.8, 1.4), ContrastLook(7.0, 5.0), ContrastLook(3.5, 2.5)
+
+
+def facts(name: str, number: int = 1, *, spacing=(1.0, 1.0, 1.0), **more) -> InputFacts:
+    size = more.pop("size", (240, 240, 155))
+    return InputFacts(
+        f"vtkMRMLScalarVolumeNode{number}",
+        name,
+        size,
+        spacing,
+        spacing[0] * spacing[1] * spacing[2],
+        proposal=propose_from_name(name),
+        grid=more.pop("grid", (*size, *spacing)),
+        **more,
+    )
+
+
+T1, T1GD, T2, FLAIR = (
+    facts(name, number) for number, name in enumerate(("Ax T1 pre", "Ax T1 post", "Ax T2", "FLAIR"), start=1)
+)
+ALL = {"T1": T1, "T1Gd": T1GD, "T2": T2, "FLAIR": FLAIR}
+
+
+def test_a_good_choice_raises_no_flag_and_no_problem():
+    assert flags(ALL) == {}
+    assert problem_with(ALL) == ""
+
+
+def test_nothing_chosen_and_unknown_sequences():
+    assert problem_with({}) == "Choose at least one of T1, T1Gd, T2, FLAIR."
+    assert problem_with({"PD": T2}).startswith("Unknown sequence PD")
+
+
+def test_one_volume_twice_is_a_problem_and_a_flag():
+    chosen = {"T1": T1, "T2": T1}
+    assert problem_with(chosen) == "Ax T1 pre is chosen as T1 and as T2; choose it once."
+    assert "chosen as T1 and as T2" in flags(chosen)["T2"]
+    assert "chosen" not in flags(chosen).get("T1", "")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"obstacle": "labels: not a greyscale volume."}, "not a greyscale volume"),
+        ({"linear": False, "transform": "warp"}, "stands under the non-linear transform warp. Harden it"),
+        ({"size": (512, 512, 3)}, "has 512 x 512 x 3 voxels; each axis needs at least 8"),
+    ],
+)
+def test_what_cannot_be_segmented_is_said_beside_the_selector_and_on_the_button(changed, words):
+    chosen = {"T2": T2, "FLAIR": replace(FLAIR, **changed)}
+    assert words in flags(chosen)["FLAIR"]
+    assert words in problem_with(chosen)
+    assert plan(chosen) == ""
+
+
+def test_a_name_that_speaks_of_another_sequence_is_questioned():
+    assert flags({"FLAIR": T2})["FLAIR"].startswith("Is this FLAIR? ")
+    assert flags({"T2": facts("ADC map")})["T2"].startswith("Is this an input? ")
+    assert flags({"T2": facts("head")}) == {}  # a name that says nothing contradicts nothing
+    assert flags({"T1Gd": facts("T1")}) == {}  # contrast is often left out of a name
+
+
+def test_a_pair_that_looks_swapped_is_flagged_on_both():
+    chosen = {"T1": replace(T1, look=ENHANCED), "T1Gd": replace(T1GD, look=PLAIN)}
+    assert set(flags(chosen)) == {"T1", "T1Gd"}
+    assert "wrong way round" in flags(chosen)["T1"]
+    assert problem_with(chosen) == ""  # a doubt, not an obstacle
+    in_order = {"T1": replace(T1, look=PLAIN), "T1Gd": replace(T1GD, look=UNSURE)}
+    assert flags(in_order) == {}
+
+
+def test_a_single_t1_is_judged_by_its_own_tail():
+    assert "looks contrast-enhanced" in flags({"T1": replace(T1, look=ENHANCED)})["T1"]
+    assert "looks like a T1 without contrast" in flags({"T1Gd": replace(T1GD, look=PLAIN)})["T1Gd"]
+    for modality, look in (("T1", UNSURE), ("T1", PLAIN), ("T1Gd", UNSURE), ("T1Gd", ENHANCED), ("T1", None)):
+        assert flags({modality: replace(ALL[modality], look=look)}) == {}
+
+
+def test_two_patients_are_flagged_without_naming_them():
+    chosen = {"T2": replace(T2, patient="1234"), "FLAIR": replace(FLAIR, patient="9876")}
+    assert flags(chosen) == {"FLAIR": "Its DICOM header names another patient than that of T2."}
+    assert flags({"T2": replace(T2, patient="1234"), "FLAIR": FLAIR}) == {}
+
+
+def test_the_plan_names_reference_resampling_and_transforms():
+    assert plan({"T1Gd": T1GD, "FLAIR": FLAIR}) == (
+        "The result lies on the grid of T1Gd (240 x 240 x 155 voxels of 1 x 1 x 1 mm). All sequences share it."
+    )
+    thick = facts("FLAIR", 4, size=(512, 512, 24), spacing=(0.45, 0.45, 6.0), transform="registration")
+    assert plan({"T1Gd": T1GD, "FLAIR": thick}) == (
+        "The result lies on the grid of T1Gd (240 x 240 x 155 voxels of 1 x 1 x 1 mm). On other grids, resampled in "
+        "physical space: FLAIR (512 x 512 x 24 voxels of 0.45 x 0.45 x 6 mm). Parent transforms are applied: FLAIR "
+        "(registration)."
+    )
+    assert plan({"FLAIR": FLAIR}).endswith("mm).")
+
+
+def test_the_reference_is_the_one_asked_for_else_the_finest():
+    thick = replace(FLAIR, voxel_mm3=6.0)
+    assert reference_of({"FLAIR": thick, "T2": T2}) == "T2"
+    assert reference_of({"FLAIR": thick, "T2": T2}, "FLAIR") == "FLAIR"
+    assert plan({"T2": T2}, "T1").startswith("T1 is not chosen, so another reference is taken.")
+
+
+def test_tips_give_the_reason():
+    assert proposal_tip(None) == "Leave this empty if the patient does not have it."
+    assert proposal_tip(FLAIR) == 'FLAIR: proposed as FLAIR, "flair" in the name means FLAIR.'
+    assert proposal_tip(facts("head")).startswith("head: no word in the name")
+    assert proposal_tip(InputFacts("id", "x")) == "x: nothing is known of it."
+
+
+def test_what_a_proposal_leaves_open_is_asked():
+    assert unused([propose_from_name("FLAIR"), propose_from_name("unknown thing")]) == ""
+    assert unused([propose_from_name("T1 T2")]) == 'Please decide on T1 T2: the name names both "t1" and "t2".'
+
+
+CARD = {"metrics": {"subsets": {"FLAIR": {"WT": 0.8, "TC": 0.4, "ET": 0.2, "n": 10}}}}
+
+
+def test_the_state_says_why_segment_cannot_be_pressed():
+    good = panel_state({"FLAIR": FLAIR}, CARD)
+    assert good.problem == ""
+    assert good.expectation.startswith("Expect with FLAIR only: mean Dice WT 0.80")
+    assert panel_state({}, CARD).problem.startswith("Choose at least one")
+    assert panel_state({}, CARD).expectation == ""
+    assert panel_state({"FLAIR": FLAIR}, None, "weights damaged").problem == "weights damaged"
+    assert "press Install PyTorch" in panel_state({"FLAIR": FLAIR}, CARD, torch_ready=False).problem
+    # What the user can mend at once comes before what needs an installation.
+    assert panel_state({}, CARD, torch_ready=False).problem.startswith("Choose at least one")
+
+
+@given(st.dictionaries(st.sampled_from(MODALITIES), st.sampled_from(list(ALL.values())), max_size=4))
+def test_any_choice_gives_a_state_and_a_plan_exactly_where_it_can_run(chosen):
+    state = panel_state(chosen, CARD)
+    assert set(state.tips) == set(MODALITIES)
+    assert bool(state.plan) == (not state.problem)
+    assert set(state.flags) <= set(chosen)
+
+
+def test_time_is_minutes_and_seconds():
+    assert [elapsed(seconds) for seconds in (0.4, 9.9, 65, 3600)] == ["0:00", "0:09", "1:05", "60:00"]

@@ -1,0 +1,112 @@
+"""Volume nodes as facts, and proposals from their names and DICOM headers, on Slicer's real MRML."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+from conftest import brain_image
+from MSTKDSegmentLib.panel import plan
+from MSTKDSegmentLib.slicer_inputs import InputReader, dicom_tags, proposals_for
+from scene_nodes import (
+    GRID,
+    IJK_TO_RAS,
+    REGISTRATION,
+    make_transform,
+    make_volume,
+    make_warp,
+    volume_of_image,
+)
+from vtk.util.numpy_support import vtk_to_numpy
+
+HEADERS = {
+    "1.2.3": {"0008,103e": "AX T1 SE", "0018,0010": "GADOVIST", "0010,0020": "A", "0008,0060": "MR"},
+    "1.2.4": {"0008,103e": "AX T2 FLAIR", "0010,0020": "B", "0008,0060": "MR"},
+    "1.2.5": {"0008,103e": "HEAD", "0008,0060": "CT"},
+}
+
+
+def header_value(uid: str, tag: str) -> str:
+    return HEADERS[uid].get(tag, "")
+
+
+def dicom_volume(scene, uid: str, name: str, seed: int = 0):
+    node, _ = make_volume(scene, name=name, seed=seed)
+    node.SetAttribute("DICOM.instanceUIDs", f"{uid} {uid}.1 {uid}.2")
+    return node
+
+
+def test_the_facts_of_a_volume_under_a_scaling_transform(scene):
+    node, _ = make_volume(scene, make_transform(scene, REGISTRATION @ np.diag([2.0, 2.0, 2.0, 1.0])), "FLAIR")
+    facts = InputReader().facts({"FLAIR": node, "T1": None})
+    assert list(facts) == ["FLAIR"]
+    found = facts["FLAIR"]
+    assert (found.name, found.size, found.transform, found.linear) == ("FLAIR", GRID[::-1], "registration", True)
+    assert found.spacing == pytest.approx((1.8, 2.2, 6.0))
+    assert found.voxel_mm3 == pytest.approx(0.9 * 1.1 * 3 * 8)
+    assert found.obstacle == ""
+    assert found.proposal.modality == "FLAIR"
+
+
+def test_the_same_grid_is_recognised_wherever_the_node_stands(scene):
+    first, _ = make_volume(scene, name="T1")
+    # The same place in the patient: half of the way by a transform, the other half in the volume's own geometry.
+    second, _ = make_volume(
+        scene, make_transform(scene, REGISTRATION), "T2", np.linalg.inv(REGISTRATION) @ IJK_TO_RAS, seed=1
+    )
+    moved, _ = make_volume(scene, make_transform(scene, REGISTRATION), "FLAIR", seed=2)
+    facts = InputReader().facts({"T1": first, "T2": second, "FLAIR": moved})
+    assert facts["T1"].grid == facts["T2"].grid != facts["FLAIR"].grid
+    assert "All sequences share it. Parent transforms are applied: T2 (registration)." in plan(
+        {key: facts[key] for key in ("T1", "T2")}
+    )
+
+
+def test_what_is_no_volume_and_what_is_warped_is_told_without_raising(scene):
+    labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+    warped, _ = make_volume(scene, make_transform(scene, REGISTRATION, make_warp(scene)), "warped")
+    facts = InputReader().facts({"T1": labels, "T2": empty, "FLAIR": warped})
+    assert "not a greyscale volume" in facts["T1"].obstacle
+    assert "holds no voxels" in facts["T2"].obstacle
+    assert (facts["FLAIR"].obstacle, facts["FLAIR"].linear) == ("", False)
+
+
+def test_contrast_is_looked_at_for_t1_only_and_again_when_the_voxels_change(scene):
+    node = volume_of_image(scene, brain_image(1), "T1")
+    reader = InputReader()
+    assert reader.facts({"FLAIR": node})["FLAIR"].look is None
+    before = reader.facts({"T1": node})["T1"].look
+    assert before.enhanced is not True
+    voxels = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
+    inside = np.flatnonzero(voxels)
+    voxels[inside[::50]] = 5000  # 2 % of the brain
+    assert reader.facts({"T1": node})["T1"].look == before  # nobody said that it changed
+    node.GetImageData().Modified()
+    assert reader.facts({"T1": node})["T1"].look.enhanced is True
+
+
+def test_dicom_headers_decide_where_there_are_any(scene):
+    nodes = [
+        dicom_volume(scene, "1.2.3", "5: unnamed"),
+        dicom_volume(scene, "1.2.4", "6: unnamed", 1),
+        dicom_volume(scene, "1.2.5", "7: T2", 2),
+        make_volume(scene, name="T2 TSE", seed=3)[0],
+    ]
+    proposals = proposals_for(nodes, header_value)
+    assert [proposal.modality for proposal in proposals] == ["T1Gd", "FLAIR", None, "T2"]
+    assert "series description" in proposals[1].reason
+    assert "GADOVIST" in proposals[0].reason
+    assert "CT" in proposals[2].reason
+    assert "in the name" in proposals[3].reason
+    # Without a database the names are all there is.
+    assert [proposal.modality for proposal in proposals_for(nodes[:2])] == [None, None]
+    assert dicom_tags(nodes[3], header_value) == {}
+
+
+def test_volumes_of_the_same_name_are_told_apart(scene):
+    nodes = [dicom_volume(scene, "1.2.3", "series"), dicom_volume(scene, "1.2.4", "series", 1)]
+    assert [proposal.modality for proposal in proposals_for(nodes, header_value)] == ["T1Gd", "FLAIR"]
+    facts = InputReader(header_value).facts({"T1Gd": nodes[0], "FLAIR": nodes[1]})
+    assert [facts[key].patient for key in facts] == ["A", "B"]

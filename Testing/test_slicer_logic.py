@@ -1,0 +1,303 @@
+"""The logic on real MRML with the real worker in a real child process; and MSTKDSegment.py as Slicer loads it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("torch")
+from conftest import brain_image  # noqa: E402 - needs slicer
+from MSTKDSegmentLib import slicer_logic, torch_setup  # noqa: E402
+from MSTKDSegmentLib.errors import Cancelled, MSTKDError, OutputError, RoleError, WeightsError  # noqa: E402
+from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
+from MSTKDSegmentLib.run_task import CANCELLED, DONE, FAILED  # noqa: E402
+from MSTKDSegmentLib.slicer_logic import SegmentLogic, job  # noqa: E402
+from MSTKDSegmentLib.slicer_output import PROBABILITY_OF  # noqa: E402
+from MSTKDSegmentLib.slicer_scene import volume_from_node  # noqa: E402
+from MSTKDSegmentLib.worker_process import FOLDER_PREFIX  # noqa: E402
+from scene_nodes import (  # noqa: E402
+    REGISTRATION,
+    attributes,
+    binary,
+    make_transform,
+    make_volume,
+    node_ids,
+    volume_of_image,
+)
+
+MODULE = Path(__file__).parents[1] / "MSTKDSegment" / "MSTKDSegment.py"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def volumes(scene):
+    """T1Gd, and a FLAIR that a rotation brings to it."""
+    flair = brain_image(4)
+    turned = np.diag([-1.0, -1, 1, 1]) @ REGISTRATION @ np.diag([-1.0, -1, 1, 1])  # as LPS
+    back = sitk.AffineTransform(turned[:3, :3].ravel().tolist(), turned[:3, 3].tolist()).GetInverse()
+    flair.SetOrigin(back.TransformPoint(flair.GetOrigin()))
+    flair.SetDirection(np.linalg.inv(turned[:3, :3]).ravel().tolist())
+    return {
+        "T1": None,
+        "T1Gd": volume_of_image(scene, brain_image(2), "T1 post"),
+        "FLAIR": volume_of_image(scene, flair, "FLAIR", make_transform(scene, REGISTRATION)),
+    }
+
+
+def poll_to_the_end(task, seconds: float = 60.0):
+    end = time.monotonic() + seconds
+    while task.poll():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return task
+
+
+# --- the way that works ---
+
+
+def test_a_script_gets_what_the_pipeline_finds_and_the_transform_is_honoured(scene, volumes, random_bundle, temporary):
+    shown = []
+    found = SegmentLogic().segment(
+        volumes, device="cpu", weights=str(random_bundle), progress=lambda *step: shown.append(step)
+    )
+    # Where the registration has done its work, the sequences are those of one upright patient.
+    upright = {key: volume_from_node(volumes[key]) for key in ("T1Gd", "FLAIR")}
+    np.testing.assert_allclose(upright["FLAIR"].image.GetDirection(), np.eye(3).ravel(), atol=1e-9)
+    expected = Segmenter(random_bundle, "cpu").segment(upright)
+    assert expected.labels.any()
+    for key, value in (("NCR", 1), ("ED", 2), ("ET", 3)):
+        assert binary(found.node, key)[0].sum() == (expected.labels == value).sum()
+    assert found.volumes_ml == pytest.approx(expected.volumes_ml)
+    assert attributes(found.node)["MSTKDSegment.sequences"] == "T1Gd+FLAIR"
+    assert attributes(found.node)["MSTKDSegment.input_FLAIR"] == "FLAIR"
+    assert found.provenance["reference"] == "T1Gd"
+    assert shown[-1] == (1.0, "done")
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
+
+
+def test_the_task_delivers_the_chosen_output_and_reference(scene, volumes, random_bundle, temporary):
+    task = poll_to_the_end(
+        SegmentLogic().start(
+            volumes, None, "cpu", weights=str(random_bundle), reference="FLAIR", segments="regions", probabilities=True
+        )
+    )
+    assert (task.state, task.message) == (DONE, "")
+    assert task.outcome.provenance["reference"] == "FLAIR"
+    assert task.outcome.node.GetTransformNodeID() == volumes["FLAIR"].GetTransformNodeID()
+    assert task.outcome.node.GetSegmentation().GetNumberOfSegments() == 3
+    assert task.outcome.node.GetSegmentation().GetSegment("WT") is not None
+    assert task.fraction == 1.0
+    # What we made ourselves is no input of the next run, whatever its name.
+    probabilities = list(task.outcome.probabilities.values())
+    assert all(node.GetAttribute(PROBABILITY_OF) for node in probabilities)
+    proposed, _proposals = SegmentLogic().proposeVolumes([*probabilities, volumes["FLAIR"]])
+    assert proposed == {"FLAIR": volumes["FLAIR"]}
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
+
+
+# --- cancelling and losing ---
+
+
+def child_of(task) -> int:
+    return task._run._process.pid
+
+
+def test_cancelling_leaves_no_process_no_file_and_no_node_within_two_seconds(scene, volumes, random_bundle, temporary):
+    before = node_ids(scene)
+    task = SegmentLogic().start(volumes, None, "cpu", weights=str(random_bundle))
+    pid = child_of(task)
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*"))
+    start = time.monotonic()
+    task.cancel()
+    assert time.monotonic() - start < 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert (task.state, task.outcome) == (CANCELLED, None)
+    assert node_ids(scene) == before
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
+    with pytest.raises(Cancelled):
+        SegmentLogic().segment(volumes, weights=str(random_bundle), cancel=lambda: True)
+    assert node_ids(scene) == before
+
+
+@pytest.mark.parametrize("event", ["input deleted", "scene closed"])
+def test_an_input_that_goes_during_the_run_ends_it(scene, volumes, random_bundle, temporary, event):
+    task = SegmentLogic().start(volumes, None, "cpu", weights=str(random_bundle))
+    pid = child_of(task)
+    assert task.poll()
+    if event == "input deleted":
+        scene.RemoveNode(volumes["FLAIR"])
+    else:
+        scene.Clear(0)
+    assert not task.poll()
+    assert task.state == CANCELLED
+    assert "was removed from the scene; the segmentation was stopped" in task.message
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_a_chosen_output_that_goes_ends_the_run_too(scene, volumes, random_bundle, temporary):
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    task = SegmentLogic().start(volumes, output, "cpu", weights=str(random_bundle))
+    scene.RemoveNode(output)
+    assert not task.poll()
+    assert task.message.startswith("mine was removed")
+
+
+# --- what is wrong is said before anything is begun ---
+
+
+def test_problems_with_the_choice_are_named(scene, volumes):
+    logic = SegmentLogic()
+    assert logic.problemWith(volumes) == ""
+    assert logic.problemWith({"T1": None}) == "Choose at least one of T1, T1Gd, T2, FLAIR."
+    twice = {"T1": volumes["T1Gd"], "T2": volumes["T1Gd"]}
+    with pytest.raises(RoleError, match="T1 post is chosen as T1 and as T2"):
+        logic.start(twice)
+    with pytest.raises(RoleError, match="Unknown sequence PD"):
+        logic.segment({"PD": volumes["FLAIR"]})
+    with pytest.raises(RoleError, match="The reference T2 is not among the sequences chosen"):
+        logic.start(volumes, reference="T2")
+
+
+def test_an_earlier_result_is_refused_before_the_run(scene, volumes, random_bundle):
+    found = SegmentLogic().segment(volumes, device="cpu", weights=str(random_bundle))
+    with pytest.raises(OutputError, match="holds an earlier result"):
+        SegmentLogic().start(volumes, found.node)
+
+
+def test_a_missing_torch_is_told_before_anything_is_handed_over(scene, volumes, monkeypatch, temporary):
+    monkeypatch.setattr(slicer_logic, "torch_installed", lambda: False)
+    with pytest.raises(MSTKDError, match="press Install PyTorch"):
+        SegmentLogic().start(volumes)
+    assert list(temporary.iterdir()) == []
+    state, _about = SegmentLogic().panelState(volumes)
+    assert "press Install PyTorch" in state.problem
+
+
+def test_damaged_weights_end_the_run_in_words(scene, volumes, random_bundle, tmp_path):
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(random_bundle.read_bytes()[:5000])
+    task = poll_to_the_end(SegmentLogic().start(volumes, None, "cpu", weights=str(broken)))
+    assert task.state == FAILED
+    assert isinstance(task.error, WeightsError)
+    assert "broken.zip" in task.message
+    state, about = SegmentLogic().panelState(volumes, weights=str(broken))
+    assert state.problem == about != ""
+
+
+def test_a_job_has_no_unknown_options():
+    with pytest.raises(TypeError):
+        job({}, segmnets="labels")
+
+
+def test_the_device_is_proved_in_the_childs_python():
+    assert SegmentLogic().check_device("cpu").device == "cpu"
+
+
+# --- MSTKDSegment.py ---
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """MSTKDSegment.py as Slicer loads it; its Qt modules are empty, so whatever touches them fails here."""
+    base = types.ModuleType("slicer.ScriptedLoadableModule")
+    for ending in ("", "Widget", "Logic", "Test"):
+        name = f"ScriptedLoadableModule{ending}"
+        setattr(base, name, type(name, (), {}))
+    monkeypatch.setitem(sys.modules, base.__name__, base)
+    i18n = types.ModuleType("slicer.i18n")
+    i18n.tr, i18n.translate = (lambda text: text), (lambda _context, text: text)
+    monkeypatch.setitem(sys.modules, i18n.__name__, i18n)
+    monkeypatch.setitem(sys.modules, "qt", types.ModuleType("qt"))
+    spec = importlib.util.spec_from_file_location("MSTKDSegment", MODULE)
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "MSTKDSegment", loaded)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_the_modules_logic_passes_everything_on(module, scene, volumes, random_bundle):
+    found = module.MSTKDSegmentLogic().segment(volumes, None, "cpu", weights=str(random_bundle), segments="regions")
+    assert found.node.GetSegmentation().GetSegment("TC") is not None
+    assert module.MSTKDSegmentLogic.holdsResult(found.node)
+    assert not module.MSTKDSegmentLogic.holdsResult(scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "new"))
+    assert module.MSTKDSegmentLogic.torchInstalled() == torch_setup.torch_installed()
+    assert module.MSTKDSegmentLogic.isExpected(RoleError("x"))
+    assert not module.MSTKDSegmentLogic.isExpected(ValueError("x"))
+
+
+def test_volumes_are_proposed_by_name_and_label_maps_are_not(scene, module):
+    names = ["4: Ax T1 POST GAD", "3: Ax T1", "Ax FLAIR", "DWI b1000"]
+    nodes = [make_volume(scene, name=name)[0] for name in names]
+    nodes.append(scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "T2"))
+    proposed, proposals = module.MSTKDSegmentLogic().proposeVolumes(nodes)
+    found = {modality: node.GetName() for modality, node in proposed.items()}
+    assert found == {"T1Gd": names[0], "T1": names[1], "FLAIR": names[2]}
+    assert [proposal.modality for proposal in proposals] == ["T1Gd", "T1", "FLAIR", None]
+
+
+def test_two_candidates_are_left_to_the_person(scene, module):
+    nodes = [make_volume(scene, name="T2 TSE")[0], make_volume(scene, name="T2 SPACE", seed=1)[0]]
+    proposed, proposals = module.MSTKDSegmentLogic().proposeVolumes(nodes)
+    assert proposed == {}
+    assert {proposal.certainty for proposal in proposals} == {"ambiguous"}
+
+
+# --- a real patient ---
+
+
+def test_a_real_patient_with_one_sequence_elsewhere_survives_saving_the_scene(scene, tmp_path):
+    """T1Gd and FLAIR, the FLAIR on 3 mm slices and rotated away; Dice after saving, loading and exporting."""
+    if not (SHARED / "splits.json").is_file():
+        pytest.skip("no real patients here (../shared/data)")
+    case = "Brats18_CBICA_AOP_1"
+    if case not in json.loads((SHARED / "splits.json").read_text())["val"] or not (DATA / case).is_dir():
+        pytest.skip(f"{case} is not unpacked in data/")
+    files = {name: str(DATA / case / f"{case}_{name}.nii.gz") for name in ("t1ce", "flair", "seg")}
+    t1gd, flair = (sitk.ReadImage(files[name], sitk.sitkFloat32) for name in ("t1ce", "flair"))
+    away = sitk.Euler3DTransform((0, 0, 0), *np.deg2rad([15, -10, 20]), (12, -7, 9))
+    middle = np.array(away.GetInverse().TransformPoint(flair.TransformContinuousIndexToPhysicalPoint([120, 120, 77])))
+    grid = sitk.Image([260, 280, 70], sitk.sitkFloat32)
+    grid.SetSpacing((0.9, 0.9, 3.0))
+    grid.SetOrigin((middle - np.array(grid.GetSize()) * grid.GetSpacing() / 2).tolist())
+    lps = np.eye(4)
+    lps[:3, :3], lps[:3, 3] = np.reshape(away.GetMatrix(), (3, 3)), away.TransformPoint((0, 0, 0))
+    back = make_transform(scene, np.diag([-1.0, -1, 1, 1]) @ lps @ np.diag([-1.0, -1, 1, 1]))
+    nodes = {
+        "T1Gd": volume_of_image(scene, t1gd, "T1 post"),
+        "FLAIR": volume_of_image(scene, sitk.Resample(flair, grid, away, sitk.sitkLinear, 0.0), "FLAIR", back),
+    }
+    found = SegmentLogic().segment(nodes, device="cpu")
+    storage = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    storage.SetFileName(str(tmp_path / "result.seg.nrrd"))
+    found.node.SetAndObserveStorageNodeID(storage.GetID())
+    assert storage.WriteData(found.node)
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit(str(tmp_path / "scene.mrml"))
+    loaded = sitk.ReadImage(str(tmp_path / "result.seg.nrrd"))
+    ours = sitk.GetArrayFromImage(sitk.Resample(loaded, t1gd, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(files["seg"]))
+    core, true_core = np.isin(ours, (1, 3)), np.isin(truth, (1, 4))
+    assert 2 * (core & true_core).sum() / (core.sum() + true_core.sum()) > 0.85
+    assert 2 * ((ours > 0) & (truth > 0)).sum() / ((ours > 0).sum() + (truth > 0).sum()) > 0.7
+    assert found.provenance["input FLAIR"] in (tmp_path / "scene.mrml").read_text()
+    assert volume_from_node(nodes["FLAIR"]).image.GetSize() == (260, 280, 70)
