@@ -332,4 +332,4 @@ def test_gpu_that_is_not_there(refused, case_files):
     if torch.cuda.is_available():
         refused(DeviceError, ["cuda:99"], "--t1", case_files["t1"], "--device", "cuda:99")
     else:
-        refused(DeviceError, ["cuda was asked for", "--device"], "--t1", case_files["t1"], "--device", "cuda")
+        refused(DeviceError, ["cuda was asked for", "choose cpu or auto"], "--t1", case_files["t1"], "--device", "cuda")

@@ -222,7 +222,7 @@ def test_bounding_box_by_hand():
 def test_terminology_as_slicer_serialises_it():
     entries = {item.key: item.terminology for item in (*LABELS, *REGIONS)}
     assert entries["ET"] == (
-        "Segmentation category and type - 3D Slicer General Anatomy list~SCT^49755003^Morphologically Altered Structure"
+        "Segmentation category and type - DICOM master list~SCT^49755003^Morphologically Altered Structure"
         "~SCT^86049000^Neoplasm, Primary~^^~Anatomic codes - DICOM master list~SCT^12738006^Brain~^^"
     )
     assert "SCT^79654002^Edema" in entries["ED"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
 import sys
 import time
 import types
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from conftest import brain_image  # noqa: E402 - needs slicer
 from MSTKDSegmentLib import slicer_logic, torch_setup  # noqa: E402
 from MSTKDSegmentLib.errors import Cancelled, MSTKDError, OutputError, RoleError, WeightsError  # noqa: E402
 from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
+from MSTKDSegmentLib.roles import propose_from_name  # noqa: E402
 from MSTKDSegmentLib.run_task import CANCELLED, DONE, FAILED  # noqa: E402
 from MSTKDSegmentLib.slicer_logic import SegmentLogic, job  # noqa: E402
 from MSTKDSegmentLib.slicer_output import PROBABILITY_OF  # noqa: E402
@@ -260,6 +264,46 @@ def test_two_candidates_are_left_to_the_person(scene, module):
     proposed, proposals = module.MSTKDSegmentLogic().proposeVolumes(nodes)
     assert proposed == {}
     assert {proposal.certainty for proposal in proposals} == {"ambiguous"}
+
+
+def test_the_sample_patient_is_registered_from_the_checkout_with_its_checksums(module, monkeypatch):
+    registered = []
+
+    class SampleDataLogic:
+        """Slicer's own, as far as its signature of 5.6 goes."""
+
+        @staticmethod
+        def registerCustomSampleDataSource(  # noqa: N802
+            category="Custom",
+            sampleName=None,  # noqa: N803
+            uris=None,
+            fileNames=None,  # noqa: N803
+            nodeNames=None,  # noqa: N803
+            customDownloader=None,  # noqa: N803
+            thumbnailFileName=None,  # noqa: N803
+            loadFileType="VolumeFile",  # noqa: N803
+            loadFiles=None,  # noqa: N803
+            loadFileProperties=None,  # noqa: N803
+            checksums=None,
+        ):
+            registered.append((uris, fileNames, nodeNames, loadFileType, checksums, thumbnailFileName))
+
+    stand_in = types.ModuleType("SampleData")
+    stand_in.SampleDataLogic = SampleDataLogic
+    monkeypatch.setitem(sys.modules, "SampleData", stand_in)
+    module.registerSampleData()
+    (uris, files, nodes, kinds, checksums, thumbnail), *more = registered
+    assert more == []
+    assert len(uris) == len(files) == len(nodes) == len(kinds) == len(checksums) == len(set(files)) == 4
+    assert Path(thumbnail).is_file()
+    for uri, checksum in zip(uris, checksums):
+        data = Path(urllib.request.url2pathname(urllib.parse.urlparse(uri).path)).read_bytes()
+        assert checksum == f"SHA256:{hashlib.sha256(data).hexdigest()}"
+    # Its names are such that the module proposes every role by itself.
+    assert [propose_from_name(name).modality for name in nodes] == ["T1", "T1Gd", "T2", "FLAIR"]
+    monkeypatch.setitem(sys.modules, "SampleData", None)
+    module.registerSampleData()  # a Slicer without that module: nothing happens
+    assert len(registered) == 1
 
 
 # --- a real patient ---
