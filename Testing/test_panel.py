@@ -119,6 +119,15 @@ def test_the_plan_names_reference_resampling_and_transforms():
     assert plan({"FLAIR": FLAIR}).endswith("mm).")
 
 
+def test_a_skull_that_is_still_there_is_told_before_the_run():
+    chosen = {"T1Gd": T1GD, "FLAIR": replace(FLAIR, stripped=False)}
+    assert plan(chosen).endswith(
+        "The skull seems to be still there on FLAIR; the network expects skull-stripped volumes and will do worse than "
+        "stated."
+    )
+    assert problem_with(chosen) == ""
+
+
 def test_the_reference_is_the_one_asked_for_else_the_finest():
     thick = replace(FLAIR, voxel_mm3=6.0)
     assert reference_of({"FLAIR": thick, "T2": T2}) == "T2"

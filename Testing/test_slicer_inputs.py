@@ -79,6 +79,9 @@ def test_contrast_is_looked_at_for_t1_only_and_again_when_the_voxels_change(scen
     assert reader.facts({"FLAIR": node})["FLAIR"].look is None
     before = reader.facts({"T1": node})["T1"].look
     assert before.enhanced is not True
+    assert reader.facts({"T1": node})["T1"].stripped
+    # Noise up to the border, as air is where the skull is still there.
+    assert not reader.facts({"T2": make_volume(scene, name="T2")[0]})["T2"].stripped
     voxels = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
     inside = np.flatnonzero(voxels)
     voxels[inside[::50]] = 5000  # 2 % of the brain

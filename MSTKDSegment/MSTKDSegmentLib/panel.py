@@ -24,6 +24,7 @@ class InputFacts:
 
     size: voxels along x, y, z; spacing: mm, parent transforms included; transform: name of the parent transform, "" for
     none; linear: whether all parent transforms are; obstacle: why the node is no MRI volume at all, "" where it is;
+    stripped: whether the skull is gone;
     proposal: what its name or DICOM header says; look: see `contrast_check`, None where it was not or cannot be told;
     patient: the PatientID of its DICOM header, "" where unknown; grid: equal for volumes whose voxels coincide.
     """
@@ -36,6 +37,7 @@ class InputFacts:
     transform: str = ""
     linear: bool = True
     obstacle: str = ""
+    stripped: bool = True
     patient: str = ""
     proposal: Optional[RoleProposal] = None
     look: Optional[ContrastLook] = None
@@ -168,6 +170,14 @@ def plan(inputs: Mapping[str, InputFacts], reference: str = "") -> str:
     moved = [f"{modality} ({facts.transform})" for modality, facts in inputs.items() if facts.transform]
     if moved:
         sentences.append(_("Parent transforms are applied: {sequences}.").format(sequences=", ".join(moved)))
+    with_skull = [modality for modality, facts in inputs.items() if not facts.stripped]
+    if with_skull:
+        sentences.append(
+            _(
+                "The skull seems to be still there on {sequences}; the network expects skull-stripped volumes and will "
+                "do worse than stated."
+            ).format(sequences=", ".join(with_skull))
+        )
     return " ".join(sentences)
 
 

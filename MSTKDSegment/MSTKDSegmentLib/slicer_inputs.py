@@ -14,6 +14,7 @@ from .case_roles import propose_roles
 from .contrast_check import ContrastLook, contrast_look
 from .dicom import DICOM_TAGS
 from .errors import MSTKDError
+from .overlap import is_skull_stripped
 from .panel import InputFacts
 from .roles import RoleProposal
 from .slicer_scene import ijk_to_ras, matrix_between, volume_obstacle, voxels_of
@@ -54,7 +55,7 @@ class InputReader:
 
     def __init__(self, instance_value: Optional[InstanceValue] = None) -> None:
         self._instance_value = instance_value
-        self._looks: dict[str, tuple[int, Optional[ContrastLook]]] = {}
+        self._looks: dict[str, tuple[int, bool, Optional[ContrastLook]]] = {}
 
     def facts(self, nodes: Mapping[str, Any]) -> dict[str, InputFacts]:
         """Facts by sequence of the nodes chosen; None is left out."""
@@ -77,28 +78,32 @@ class InputReader:
         matrix = matrix_between(transform, None, facts.name) @ ijk_to_ras(node)
         x, y, z = (float(length) for length in np.linalg.norm(matrix[:3, :3], axis=0))
         size = node.GetImageData().GetDimensions()
+        stripped, look = self._look(node)
         return replace(
             facts,
             size=size,
             spacing=(x, y, z),
             voxel_mm3=float(abs(np.linalg.det(matrix[:3, :3]))),
-            look=self._look(node) if ask_for_contrast else None,
+            stripped=stripped,
+            look=look if ask_for_contrast else None,
             grid=(*size, *np.round(matrix[:3], 3).ravel().tolist()),
         )
 
-    def _look(self, node: Any) -> Optional[ContrastLook]:
+    def _look(self, node: Any) -> tuple[bool, Optional[ContrastLook]]:
         changed = node.GetImageData().GetMTime()
         known = self._looks.get(node.GetID())
         if known is None or known[0] != changed:
-            known = changed, _look_at(voxels_of(node), node.GetSpacing())
+            known = changed, *_look_at(voxels_of(node), node.GetSpacing())
             self._looks[node.GetID()] = known
-        return known[1]
+        return known[1:]
 
 
-def _look_at(voxels: np.ndarray, spacing: Sequence[float]) -> Optional[ContrastLook]:
+def _look_at(voxels: np.ndarray, spacing: Sequence[float]) -> tuple[bool, Optional[ContrastLook]]:
+    """Whether the skull is gone, and how the volume would look as a T1."""
     image = sitk.GetImageFromArray(voxels.astype(np.float32))
     image.SetSpacing(spacing)
     try:
-        return contrast_look(image)
+        stripped = is_skull_stripped(image)
+        return stripped, contrast_look(image) if stripped else None
     except MSTKDError:  # a volume without contrast of any kind; the run will say so
-        return None
+        return True, None
