@@ -104,9 +104,10 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self.task = None
+        self._busy = False
         self._parameterNode = None
         self._guiTag = None
-        self._observed = []
+        self._observed, self._tags = [], []
 
     # --- life ---
 
@@ -209,11 +210,10 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tell(self.ui.expectationLabel, state.expectation)
         self._tell(self.ui.weightsLabel, weightsText)
         self.ui.torchCollapsibleButton.visible = not self.logic.torchInstalled()
-        running = self.task is not None
+        running = self.task is not None or self._busy
         self.ui.segmentButton.enabled = not state.problem and not running
         self.ui.segmentButton.toolTip = state.problem or _("Segment the tumour from the sequences chosen")
-        if not running:
-            self._tell(self.ui.statusLabel, state.problem)
+        self._tell(self.ui.problemLabel, "" if running else state.problem)
 
     @staticmethod
     def _tell(label, text):
@@ -225,12 +225,11 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         nodes = list({node.GetID(): node for node in volumes.values()}.values())
         if [id(node) for node in nodes] == [id(node) for node in self._observed]:
             return
+        # Not through the mixin, which would keep every volume ever chosen in memory.
+        for node, tag in self._tags:
+            node.RemoveObserver(tag)
         events = (vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLTransformableNode.TransformModifiedEvent)
-        for event in events:
-            for node in self._observed:
-                self.removeObserver(node, event, self.onSceneChanged)
-            for node in nodes:
-                self.addObserver(node, event, self.onSceneChanged)
+        self._tags = [(node, node.AddObserver(event, self.onSceneChanged)) for node in nodes for event in events]
         self._observed = nodes
 
     def onSceneChanged(self, _caller=None, _event=None):
@@ -248,6 +247,10 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.task is not None:
             self.task.cancel(_("The scene was closed; the segmentation was stopped."))
             self.onTick()
+        else:
+            self._tell(self.ui.statusLabel, "")
+        self._tell(self.ui.noticeLabel, "")
+        self._tell(self.ui.proposalLabel, "")
         self._observeInputs({})
         self.showResult(None)
 
@@ -256,6 +259,8 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndImport(self, _caller, _event):
         self.initializeParameterNode()
+        # A file may name volumes before it holds them; the wrapper remembers that it found none until it is told.
+        self._parameterNode.Modified()
 
     # --- proposals ---
 
@@ -276,7 +281,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # --- a run ---
 
     def onSegment(self, _checked=False):
-        if self.task is not None:
+        if self.task is not None or self._busy:
             return
         parameters = self._parameterNode
         replace = False
@@ -291,7 +296,8 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if not replace:
                 return
         self.ui.logTextEdit.plainText = ""
-        self._tell(self.ui.noticeLabel, "")
+        for label in (self.ui.noticeLabel, self.ui.statusLabel, self.ui.deviceLabel):
+            self._tell(label, "")
         self.showResult(None)
         try:
             self.task = self.logic.start(
@@ -299,7 +305,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 parameters.outputSegmentation,
                 parameters.device.value,
                 segments=parameters.segments.value,
-                reference=parameters.reference.value,
+                reference=parameters.reference.value if parameters.reference.value in self.chosenVolumes() else "",
                 weights=parameters.weights,
                 surface=parameters.surface,
                 probabilities=parameters.probabilities,
@@ -388,17 +394,25 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tryDevice(lambda: self.logic.checkDevice(self._parameterNode.device.value))
 
     def _tryDevice(self, attempt):
+        if self._busy or self.task is not None:  # events are processed meanwhile, clicks too
+            return
+        self._setBusy(True)
         self._tell(self.ui.deviceLabel, _("Trying; the first time this takes a while..."))
         slicer.app.processEvents()
         try:
             report = attempt()
         except Exception as error:
             self._tell(self.ui.deviceLabel, str(error))
-            self._tell(self.ui.noticeLabel, str(error))
-            logging.error("MSTKDSegment: %s", error)
+            logging.error("MSTKDSegment: %s", error, exc_info=None if self.logic.isExpected(error) else error)
         else:
             self._tell(self.ui.deviceLabel, "" if report is None else report.sentence())
-            self._tell(self.ui.noticeLabel, "")
+        finally:
+            self._setBusy(False)
+
+    def _setBusy(self, busy):
+        self._busy = busy
+        self.ui.installTorchButton.enabled = not busy
+        self.ui.checkDeviceButton.enabled = not busy
         self.refresh()
 
     def onChooseWeights(self, _checked=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,25 @@ def test_a_torch_that_never_answers_is_given_up(tmp_path):
     environment = with_module(tmp_path, "torch", "import time; time.sleep(60)")
     with pytest.raises(MSTKDError, match="no answer within 2 s"):
         check_device("cpu", environment=environment, timeout=2)
+
+
+def test_what_a_launcher_has_started_goes_with_it(tmp_path):
+    """PythonSlicer starts the interpreter as a process of its own, which must not be left behind."""
+    launcher = tmp_path / "PythonSlicer"
+    launcher.write_text(
+        f"#!/bin/sh\n{sys.executable} -c 'import time; time.sleep(60)' &\necho $! > {tmp_path}/pid\nwait\n"
+    )
+    launcher.chmod(0o755)
+    with pytest.raises(MSTKDError, match="no answer within 2 s"):
+        check_device("cpu", [str(launcher)], timeout=2)
+    pid = int((tmp_path / "pid").read_text())
+    end = time.monotonic() + 5
+    while time.monotonic() < end and Path(f"/proc/{pid}/stat").exists():
+        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":  # dead, nobody has waited for it yet
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{pid}").exists()
 
 
 def test_an_interpreter_that_is_not_there_is_named():

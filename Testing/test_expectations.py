@@ -55,6 +55,8 @@ def test_a_card_that_does_not_know_the_subset_says_so():
     assert expectation(CARD, ["T2"]) is None
     assert expectation_sentences(None) == ["These weights come without validation figures for this set of sequences."]
     assert expectation({"metrics": {}}, ["T2"]) is None
+    for row_ in ({"WT": 0.8}, {"WT": 0.8, "TC": None, "ET": "?"}, 0.5):
+        assert expectation({"metrics": {"subsets": {"T2": row_}}}, ["T2"]) is None
     with pytest.raises(RoleError):
         expectation(CARD, ["PD"])
 

@@ -61,6 +61,9 @@ def test_the_extensions_metadata_is_complete():
         assert values[f"EXTENSION_{name}"][0], name
     assert values["EXTENSION_HOMEPAGE"][0].endswith("/SlicerMSTKDSegment")
     assert values["EXTENSION_ICONURL"][0].endswith("/main/MSTKDSegment.png")
+    # Separated by blanks, each a file of this repository.
+    for url in values["EXTENSION_SCREENSHOTURLS"][0].split():
+        assert (ROOT / url.split("/main/")[1]).is_file(), url
     # CMake splits a list at semicolons, which would cut the description short.
     assert ";" not in values["EXTENSION_DESCRIPTION"][0]
 

@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 from MSTKDSegmentLib.errors import Cancelled, InputError, OutputError
-from MSTKDSegmentLib.run_task import CANCELLED, DONE, FAILED, RUNNING, SegmentationTask
+from MSTKDSegmentLib.run_task import CANCELLED, DONE, FAILED, RUNNING, SegmentationTask, stage_text
 
 
 class StepRun:
@@ -114,6 +114,25 @@ def test_an_input_that_goes_while_the_result_is_read_is_noticed():
 def test_a_worker_that_was_cancelled_elsewhere_is_no_failure():
     task = finished(SegmentationTask(StepRun(result=Cancelled("cancelled; nothing was written")), deliver, no_loss))
     assert (task.state, task.error) == (CANCELLED, None)
+
+
+@pytest.mark.parametrize("where", ["poll", "lost"])
+def test_an_unexpected_error_ends_the_run_instead_of_being_raised_ten_times_a_second(where):
+    def broken():
+        raise KeyError("fraction")
+
+    run = StepRun(steps=100)
+    if where == "poll":
+        run.poll = broken
+    task = SegmentationTask(run, deliver, broken if where == "lost" else no_loss)
+    assert not task.poll()
+    assert (task.state, run.closed) == (FAILED, 1)
+    assert task.message.startswith("Unexpected KeyError")
+
+
+def test_stages_are_told_in_the_users_words_and_unknown_ones_as_they_are():
+    for text in ("reading T1Gd", "bringing FLAIR to the common grid", "done", "something new"):
+        assert stage_text(text) == text  # English is the language without translation
 
 
 def test_the_cpu_in_place_of_a_gpu_is_told():

@@ -141,6 +141,18 @@ def test_the_oedema_lets_the_core_shine_through(scene):
     assert display.GetSegmentOpacity2DFill("NCR") == pytest.approx(0.45)
 
 
+def test_the_users_own_segments_keep_their_looks_also_one_of_our_name(scene):
+    reference, _ = make_volume(scene)
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    output.CreateDefaultDisplayNodes()
+    add_user_segment(output, "ED")
+    output.GetDisplayNode().SetSegmentOpacity3D("ED", 0.8)
+    display = deliver(result_for(reference), reference, OutputChoice(output)).node.GetDisplayNode()
+    assert display.GetSegmentOpacity3D("ED") == pytest.approx(0.8)
+    ours = next(key for key in segment_ids(output) if key.startswith("ED") and key != "ED")
+    assert display.GetSegmentOpacity3D(ours) == pytest.approx(0.3)
+
+
 def test_everything_stands_beside_the_reference_in_the_subject_hierarchy(scene):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     reference, _ = make_volume(scene)

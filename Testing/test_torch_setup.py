@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -138,6 +140,17 @@ def test_a_torch_that_does_not_compute_is_not_called_working(computer):
     computer.report = MSTKDError("no kernel image is available")
     with pytest.raises(MSTKDError, match="no kernel image"):
         computer.install()
+
+
+def test_a_folder_that_an_uninstall_left_behind_counts_as_none(tmp_path, monkeypatch):
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert importlib.util.find_spec("torch") is not None  # Python would import it
+    assert not torch_installed()
+    (tmp_path / "torch" / "__init__.py").write_text("")
+    importlib.invalidate_caches()
+    assert torch_installed()
 
 
 def test_a_half_finished_install_counts_as_none(monkeypatch):

@@ -19,6 +19,7 @@ from .roles import (
     propose_from_name,
     split_ending,
 )
+from .translation import _
 
 TagReader = Callable[[Path], Mapping[str, str]]
 """Takes a folder of DICOM slices, gives the tags of one of them by keyword (`SeriesDescription` ...)."""
@@ -80,21 +81,29 @@ def _settle(proposals: list[RoleProposal], modality: str) -> None:
 
 def _tied(proposal: RoleProposal, others: Sequence[str]) -> RoleProposal:
     names = " and ".join(sorted(_short(other, proposal.source) for other in others))
-    reason = f"{proposal.reason}, but {names} would be {proposal.modality} too, and each role has one volume"
+    reason = _("{reason}, but {names} would be {modality} too, and each role has one volume").format(
+        reason=proposal.reason, names=names, modality=proposal.modality
+    )
     return replace(proposal, certainty="ambiguous", reason=reason, candidates=(str(proposal.modality),))
 
 
 def _beaten(loser: RoleProposal, winner: RoleProposal, with_contrast: bool) -> RoleProposal:
     name = _short(winner.source, loser.source)
-    _, word, meaning = _variant(loser.source)
+    _distance, word, meaning = _variant(loser.source)
     if loser.certainty == winner.certainty:
-        reason = f'"{word}" in the file name marks {meaning}; {name} is used as {winner.modality} instead'
+        reason = _('"{word}" in the file name marks {meaning}; {name} is used as {modality} instead').format(
+            word=word, meaning=meaning, name=name, modality=winner.modality
+        )
     elif loser.candidates == UNNAMED_CONTRAST and not with_contrast:
         # Beside a T1 before contrast this may well be the T1 after it: dropping it unasked could cost the best input.
-        reason = f"{loser.reason.split(';')[0]}, but {name} is the T1 before contrast, so this may be the one after"
+        reason = _("{fact}, but {name} is the T1 before contrast, so this may be the one after").format(
+            fact=loser.reason.split(";")[0], name=name
+        )
         return replace(loser, certainty="ambiguous", reason=reason)
     else:
-        reason = f"{loser.reason}, but {name} is more clearly {winner.modality} and is used instead"
+        reason = _("{reason}, but {name} is more clearly {modality} and is used instead").format(
+            reason=loser.reason, name=name, modality=winner.modality
+        )
     return replace(loser, certainty="not_an_input", reason=reason, candidates=(str(winner.modality),))
 
 
@@ -133,7 +142,9 @@ def _with_contrast_settled(proposals: Sequence[RoleProposal]) -> list[RolePropos
     for proposal in proposals:
         if after and proposal.modality == "T1" and proposal.candidates == UNNAMED_CONTRAST:
             fact = proposal.reason.split(";")[0]
-            reason = f"{fact}, and {_short(after[0].source, proposal.source)} is the T1 after contrast"
+            reason = _("{fact}, and {source} is the T1 after contrast").format(
+                fact=fact, source=_short(after[0].source, proposal.source)
+            )
             settled.append(replace(proposal, certainty="certain", reason=reason, candidates=("T1",)))
         else:
             settled.append(proposal)
@@ -157,7 +168,9 @@ def roles_in_folder(
     folder = Path(folder)
     with os_errors_as_input_errors(folder):
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; give the folder that holds one patient's volumes")
+            raise InputError(
+                _("{folder}: no such folder; give the folder that holds one patient's volumes").format(folder=folder)
+            )
         sources = _sources_in(folder)
         tags = {str(source): read_tags(source) for source in sources if source.is_dir()} if read_tags else None
     # The case folder's own name is the patient's; it says nothing about a sequence.
@@ -179,7 +192,7 @@ _WHAT_TO_DO = "name the files with --t1, --t1gd, --t2 and --flair (those that th
 
 def _listed(proposals: Sequence[RoleProposal], most: int = 8) -> str:
     lines = [f"{Path(proposal.source).name}: {proposal.reason}" for proposal in proposals[:most]]
-    more = [f"and {len(proposals) - most} more"] if len(proposals) > most else []
+    more = [_("and {count} more").format(count=len(proposals) - most)] if len(proposals) > most else []
     return "; ".join(lines + more)
 
 
@@ -195,11 +208,14 @@ def _sources_in(folder: Path) -> list[Path]:
     if len(below) == 1:
         return _sources_in(below[0])
     if _holds_dicom(folder):
-        raise RoleError(f"{folder}: holds DICOM slices directly; put each series into a folder of its own")
+        raise RoleError(
+            _("{folder}: holds DICOM slices directly; put each series into a folder of its own").format(folder=folder)
+        )
     if not files:
         raise RoleError(
-            f"{folder}: holds no volume ({', '.join(VOLUME_ENDINGS)}) and no folder of volumes or DICOM slices; "
-            f"{_WHAT_TO_DO}"
+            _(
+                "{folder}: holds no volume ({VOLUME_ENDINGS}) and no folder of volumes or DICOM slices; {WHAT_TO_DO}"
+            ).format(folder=folder, VOLUME_ENDINGS=", ".join(VOLUME_ENDINGS), WHAT_TO_DO=_WHAT_TO_DO)
         )
     return files
 

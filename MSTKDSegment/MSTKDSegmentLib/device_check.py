@@ -18,7 +18,7 @@ from typing import Callable, Optional
 
 from .errors import DeviceError, MSTKDError
 from .translation import _
-from .worker_process import LOOK_SECONDS, child_environment, no_window
+from .worker_process import LOOK_SECONDS, child_environment, kill_all, no_window
 
 TIMEOUT_SECONDS = 180.0  # the first start after an install compiles and loads gigabytes
 
@@ -34,9 +34,10 @@ class DeviceReport:
 
     def sentence(self) -> str:
         """For the user."""
-        return _("PyTorch {version} works on {device}: {reason}.").format(
+        works = _("PyTorch {version} works on {device}: {reason}.").format(
             version=self.torch, device=self.device, reason=self.reason
         )
+        return works + (" " + _("A GPU was to be expected.") if self.gpu_expected else "")
 
 
 def check_device(
@@ -64,19 +65,24 @@ def check_device(
             **no_window(),
         )
     except OSError as error:
-        raise MSTKDError(f"{arguments[0]}: no process can be started ({error}).") from error
+        raise MSTKDError(
+            _("{python}: no process can be started ({error}).").format(python=arguments[0], error=error)
+        ) from error
     end = time.monotonic() + timeout
     try:
         while child.poll() is None:
             if time.monotonic() > end:
-                raise MSTKDError(f"PyTorch gave no answer within {timeout:.0f} s. Restart Slicer and try again.")
+                raise MSTKDError(
+                    _("PyTorch gave no answer within {seconds:.0f} s. Restart Slicer and try again.").format(
+                        seconds=timeout
+                    )
+                )
             if keep_alive is not None:
                 keep_alive()
             time.sleep(LOOK_SECONDS)
         said = child.stdout.read() if child.stdout is not None else ""
     finally:
-        child.kill()
-        child.wait()
+        kill_all(child)
         if child.stdout is not None:
             child.stdout.close()
     return _report(said, child.returncode)
@@ -91,7 +97,10 @@ def _report(said: str, code: int) -> DeviceReport:
         return DeviceReport(answer["torch"], answer["device"], answer["reason"], bool(answer["gpu_expected"]))
     except (ValueError, KeyError, TypeError) as error:
         raise MSTKDError(
-            f"PyTorch is installed, but ended the process that tried it (code {code}). Uninstall and install it again."
+            _(
+                "PyTorch is installed, but ended the process that tried it (code {code}). Uninstall it and install it "
+                "again."
+            ).format(code=code)
         ) from error
 
 

@@ -36,14 +36,14 @@ def expectation(card: Mapping[str, Any], subset: Iterable[str]) -> Optional[Expe
     present = tuple(name.split("+"))
     rows = card["metrics"].get("subsets", {})
     row = rows.get(name)
-    if row is None:
+    if not _complete(row):
         return None
     dice = _dice(row)
     gains = {}
     for modality in MODALITIES:
         if modality not in present:
             larger = rows.get(subset_name((*present, modality)))
-            if larger is not None:
+            if _complete(larger):
                 gains[modality] = {key: value - dice[key] for key, value in _dice(larger).items()}
     best = max(gains, key=lambda modality: sum(gains[modality].values()), default=None)
     if best is not None and sum(gains[best].values()) / len(REGION_KEYS) < WORTH_NAMING:
@@ -56,6 +56,10 @@ def expectation(card: Mapping[str, Any], subset: Iterable[str]) -> Optional[Expe
         best,
         None if best is None else gains[best],
     )
+
+
+def _complete(row: Any) -> bool:
+    return isinstance(row, Mapping) and all(isinstance(row.get(key), (int, float)) for key in REGION_KEYS)
 
 
 def _dice(row: Mapping[str, Any]) -> dict[str, float]:

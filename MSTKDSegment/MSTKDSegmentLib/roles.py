@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional, Union
 from .file_checks import VOLUME_ENDINGS
 from .modalities import MODALITIES
 from .sequence_words import NameWords, read_words
+from .translation import _
 
 # Marks a T1 whose contrast nobody names: a T1Gd beside it settles the question.
 UNNAMED_CONTRAST = ("T1", "T1Gd")
@@ -128,41 +129,47 @@ def _first_that_speaks(texts: Sequence[_Text]) -> Optional[_Evidence]:
 def _numbered_channel(source: str, stem: str) -> Optional[RoleProposal]:
     """Names of the Medical Segmentation Decathlon and of nnU-Net, which number the channels of a case."""
     if re.fullmatch(r"(?i)brats_\d{3}", stem):
-        reason = (
-            f'"{stem}" is a case of the Medical Segmentation Decathlon, whose four sequences lie in one 4-D file: '
-            "split it into one file a sequence"
-        )
+        reason = _(
+            '"{stem}" is a case of the Medical Segmentation Decathlon, whose four sequences lie in '
+            "one 4-D file: split it into one file a sequence"
+        ).format(stem=stem)
         return RoleProposal(source, None, "unknown", reason, MODALITIES)
     match = re.fullmatch(r"(.+)_(\d{4})", stem)
     if match is None or int(match.group(2)) >= len(MODALITIES):
         return None
     channel = int(match.group(2))
     if not re.fullmatch(r"(?i)brats_\d{3}", match.group(1)):
-        reason = f'"_{channel:04d}" may be a channel number of nnU-Net, whose meaning differs from data set to data set'
+        reason = _(
+            '"_{channel:04d}" may be a channel number of nnU-Net, whose meaning differs from data set to data set'
+        ).format(channel=channel)
         return RoleProposal(source, None, "unknown", reason, MODALITIES)
     modality = ("FLAIR", "T1", "T1Gd", "T2")[channel]
-    reason = (
-        f'"_{channel:04d}" is {modality} in the channel order of the Medical Segmentation Decathlon '
-        "(FLAIR, T1, T1Gd, T2); the name itself does not say so"
-    )
+    reason = _(
+        '"_{channel:04d}" is {modality} in the channel order of the Medical Segmentation '
+        "Decathlon (FLAIR, T1, T1Gd, T2); the name itself does not say so"
+    ).format(channel=channel, modality=modality)
     return RoleProposal(source, modality, "likely", reason, (modality,))
 
 
 def _decided(source: str, evidence: Optional[_Evidence], texts: Sequence[_Text]) -> RoleProposal:
     if evidence is None:
         where = " or ".join(dict.fromkeys(text.where for text in texts if text.text)) or "name"
-        return RoleProposal(source, None, "unknown", f"no word in the {where} names a sequence")
+        return RoleProposal(source, None, "unknown", _("no word in the {where} names a sequence").format(where=where))
     words, where = evidence.words, evidence.where
     if words.not_input:
-        reason = f'"{words.not_input}" in the {where} means {words.not_input_kind}'
+        reason = _('"{not_input}" in the {where} means {not_input_kind}').format(
+            not_input=words.not_input, where=where, not_input_kind=words.not_input_kind
+        )
         return RoleProposal(source, None, "not_an_input", reason)
     if words.dual_echo and not words.flair and not words.t1:
-        reason = f'"{words.dual_echo}" in the {where} means proton density and T2 in one series'
+        reason = _('"{dual_echo}" in the {where} means proton density and T2 in one series').format(
+            dual_echo=words.dual_echo, where=where
+        )
         return RoleProposal(source, None, "ambiguous", reason, ("T2",))
     if words.t1 and (words.t2 or words.flair) and not words.t1_flair:
         other = words.flair or words.t2
         candidates = ("T1", "FLAIR" if words.flair else "T2")
-        reason = f'the {where} names both "{words.t1}" and "{other}"'
+        reason = _('the {where} names both "{t1}" and "{other}"').format(where=where, t1=words.t1, other=other)
         return RoleProposal(source, None, "ambiguous", reason, candidates)
     proposal = _t1(source, evidence) if words.t1 else _t2_or_flair(source, evidence)
     if evidence.indirect and proposal.certainty == "certain":
@@ -175,11 +182,17 @@ def _t1(source: str, evidence: _Evidence) -> RoleProposal:
     after, before = words.post or words.post_only, words.pre
     agent, denied = evidence.agent, evidence.agent == "none"
     if after and before:
-        reason = f'the {where} says both before ("{before}") and after ("{after}") contrast'
+        reason = _('the {where} says both before ("{before}") and after ("{after}") contrast').format(
+            where=where, before=before, after=after
+        )
     elif before and agent and not denied:
-        reason = f'the {where} says before contrast ("{before}"), but the header names a contrast agent ({agent})'
+        reason = _(
+            'the {where} says before contrast ("{before}"), but the header names a contrast agent ({agent})'
+        ).format(where=where, before=before, agent=agent)
     elif after and denied:
-        reason = f'the {where} says after contrast ("{after}"), but the header says that no contrast agent was given'
+        reason = _(
+            'the {where} says after contrast ("{after}"), but the header says that no contrast agent was given'
+        ).format(where=where, after=after)
     else:
         return _t1_without_contradiction(source, evidence)
     return RoleProposal(source, None, "ambiguous", reason, ("T1", "T1Gd"))
@@ -191,7 +204,9 @@ def _t1_without_contradiction(source: str, evidence: _Evidence) -> RoleProposal:
     agent = "" if evidence.agent == "none" else evidence.agent
     name = words.t1_flair or words.t1
     if agent:
-        reason = f'"{name}" in the {where} means T1, and the header names a contrast agent ({agent})'
+        reason = _('"{name}" in the {where} means T1, and the header names a contrast agent ({agent})').format(
+            name=name, where=where, agent=agent
+        )
         certainty = "certain"
     elif after:
         reason = _meaning(words.t1, after, where, "T1 after gadolinium")
@@ -201,10 +216,14 @@ def _t1_without_contradiction(source: str, evidence: _Evidence) -> RoleProposal:
     elif before:
         reason, certainty = _meaning(words.t1, before, where, "T1 before contrast"), "certain"
     elif evidence.agent == "none":
-        reason = f'"{name}" in the {where} means T1, and the header says that no contrast agent was given'
+        reason = _('"{name}" in the {where} means T1, and the header says that no contrast agent was given').format(
+            name=name, where=where
+        )
         certainty = "certain"
     else:
-        reason = f'"{name}" in the {where} means T1; contrast is not named, so it is taken as T1 without contrast'
+        reason = _(
+            '"{name}" in the {where} means T1; contrast is not named, so it is taken as T1 without contrast'
+        ).format(name=name, where=where)
         certainty = "likely"
     modality = "T1Gd" if agent or after else "T1"
     candidates = UNNAMED_CONTRAST if certainty == "likely" and modality == "T1" else (modality,)
@@ -216,24 +235,36 @@ def _t1_without_contradiction(source: str, evidence: _Evidence) -> RoleProposal:
 
 def _meaning(sequence: str, contrast: str, where: str, meaning: str) -> str:
     if sequence == contrast:
-        return f'"{sequence}" in the {where} means {meaning}'
-    return f'"{sequence}" and "{contrast}" in the {where} mean {meaning}'
+        return _('"{sequence}" in the {where} means {meaning}').format(sequence=sequence, where=where, meaning=meaning)
+    return _('"{sequence}" and "{contrast}" in the {where} mean {meaning}').format(
+        sequence=sequence, contrast=contrast, where=where, meaning=meaning
+    )
 
 
 def _t2_or_flair(source: str, evidence: _Evidence) -> RoleProposal:
     words, where = evidence.words, evidence.where
     modality, word = ("FLAIR", words.flair) if words.flair else ("T2", words.t2)
-    reason = f'"{word}" in the {where} means {modality}'
+    reason = _('"{word}" in the {where} means {modality}').format(word=word, where=where, modality=modality)
     agent = "" if evidence.agent == "none" else evidence.agent
-    contrast = f'"{words.post or words.post_only}" in the {where}' if words.post or words.post_only else ""
+    contrast = (
+        _('"{post_only}" in the {where}').format(post_only=words.post or words.post_only, where=where)
+        if words.post or words.post_only
+        else ""
+    )
     if agent:
-        contrast = f"the contrast agent in the header ({agent})"
+        contrast = _("the contrast agent in the header ({agent})").format(agent=agent)
     if contrast:
         return RoleProposal(
-            source, modality, "likely", f"{reason}, taken after contrast according to {contrast}", (modality,)
+            source,
+            modality,
+            "likely",
+            _("{reason}, taken after contrast according to {contrast}").format(reason=reason, contrast=contrast),
+            (modality,),
         )
     if word == "t2 tirm":
-        return RoleProposal(source, modality, "likely", f"{reason} where the fluid is dark", ("FLAIR", "T2"))
+        return RoleProposal(
+            source, modality, "likely", _("{reason} where the fluid is dark").format(reason=reason), ("FLAIR", "T2")
+        )
     return RoleProposal(source, modality, "certain", reason, (modality,))
 
 
@@ -253,9 +284,15 @@ def _contrast_agent(tags: Mapping[str, str]) -> str:
 def _foreign_image(tags: Mapping[str, str]) -> str:
     modality = str(tags.get("Modality", "MR")).strip().upper()
     if modality not in ("", "MR"):
-        return f"the header says {modality}, which is not an MRI scan"
+        return _("the header says {modality}, which is not an MRI scan").format(modality=modality)
     kind = read_words(str(tags.get("ImageType", "")))
-    return f'"{kind.not_input}" in the image type means {kind.not_input_kind}' if kind.not_input else ""
+    return (
+        _('"{not_input}" in the image type means {not_input_kind}').format(
+            not_input=kind.not_input, not_input_kind=kind.not_input_kind
+        )
+        if kind.not_input
+        else ""
+    )
 
 
 def _milliseconds(tags: Mapping[str, str], keyword: str) -> float:
@@ -272,9 +309,11 @@ def _weighting_by_times(tags: Mapping[str, str]) -> tuple[str, str]:
     with a time that is absent (NaN) are false.
     """
     echo, repetition, inversion = (_milliseconds(tags, f"{name}Time") for name in ("Echo", "Repetition", "Inversion"))
-    said = f"echo time {echo:g} ms and repetition time {repetition:g} ms"
+    said = _("echo time {echo:g} ms and repetition time {repetition:g} ms").format(echo=echo, repetition=repetition)
     if echo >= 60 and inversion >= 1400:
-        return "FLAIR", f"echo time {echo:g} ms and inversion time {inversion:g} ms"
+        return "FLAIR", _("echo time {echo:g} ms and inversion time {inversion:g} ms").format(
+            echo=echo, inversion=inversion
+        )
     if echo >= 60 and repetition >= 2000 and not inversion > 0:
         return "T2", said
     if echo <= 15 and (repetition <= 1200 or 300 <= inversion <= 1300):
@@ -288,9 +327,17 @@ def _from_times(source: str, times: tuple[str, str]) -> RoleProposal:
         return RoleProposal(source, None, "unknown", "neither the descriptions nor the name say which sequence it is")
     # T1 and T2 times are shared with angiography and diffusion, so they alone never decide.
     if weighting != "FLAIR":
-        reason = f"no description names a sequence; {said} would fit {weighting}, but other scans as well"
+        reason = _("no description names a sequence; {said} would fit {weighting}, but other scans as well").format(
+            said=said, weighting=weighting
+        )
         return RoleProposal(source, None, "unknown", reason, (weighting,))
-    return RoleProposal(source, "FLAIR", "likely", f"no description names a sequence, but {said} fit FLAIR", ("FLAIR",))
+    return RoleProposal(
+        source,
+        "FLAIR",
+        "likely",
+        _("no description names a sequence, but {said} fit FLAIR").format(said=said),
+        ("FLAIR",),
+    )
 
 
 def _checked_against_times(proposal: RoleProposal, times: tuple[str, str]) -> RoleProposal:
@@ -300,7 +347,7 @@ def _checked_against_times(proposal: RoleProposal, times: tuple[str, str]) -> Ro
     # FLAIR with T2 times is no contradiction: some scanners leave the inversion time out.
     if not weighting or named is None or named == weighting or (named, weighting) == ("FLAIR", "T2"):
         return proposal
-    reason = f"{proposal.reason}, but {said} fit {weighting}"
+    reason = _("{reason}, but {said} fit {weighting}").format(reason=proposal.reason, said=said, weighting=weighting)
     return replace(
         proposal, modality=None, certainty="ambiguous", reason=reason, candidates=(str(proposal.modality), weighting)
     )

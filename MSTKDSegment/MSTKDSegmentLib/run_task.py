@@ -6,8 +6,10 @@ neither Qt nor MRML.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Callable, Optional, Protocol
 
 from .errors import Cancelled, MSTKDError
@@ -56,8 +58,8 @@ class SegmentationTask:
 
     @property
     def text(self) -> str:
-        """What is being done."""
-        return self._run.text
+        """What is being done, in the user's language."""
+        return stage_text(self._run.text)
 
     @property
     def seconds(self) -> float:
@@ -91,25 +93,13 @@ class SegmentationTask:
         """Take in what happened; True while the run goes on. Never raises: see `state`, `error` and `message`."""
         if self.state != RUNNING:
             return False
-        gone = self._lost()
-        if gone:
-            self.cancel(gone)
-            return False
-        if self._run.poll():
-            return True
-        self._finish()
-        return False
-
-    def cancel(self, reason: str = "") -> None:
-        """End the run within a second or two, leaving no process, no file and no node behind."""
-        if self.state != RUNNING:
-            return
-        self.state = CANCELLED
-        self.message = reason or _("Cancelled; the scene is as it was.")
-        self._run.close()
-
-    def _finish(self) -> None:
         try:
+            gone = self._lost()
+            if gone:
+                self.cancel(gone)
+                return False
+            if self._run.poll():
+                return True
             result = self._run.result()
             gone = self._lost()  # while the result was read
             if gone:
@@ -125,5 +115,37 @@ class SegmentationTask:
             self.message = _("Unexpected {kind}: {error}. The error log has the details.").format(
                 kind=type(error).__name__, error=error
             )
-        finally:
-            self._run.close()
+        self._run.close()
+        return False
+
+    def cancel(self, reason: str = "") -> None:
+        """End the run within a second or two, leaving no process, no file and no node behind."""
+        if self.state != RUNNING:
+            return
+        self.state = CANCELLED
+        self.message = reason or _("Cancelled; the scene is as it was.")
+        self._run.close()
+
+
+@lru_cache(maxsize=64)
+def stage_text(text: str) -> str:
+    """The worker's words for a stage, in the user's language; what is unknown stays as it is."""
+    fixed = {
+        "starting": _("starting"),
+        "loading the network": _("loading the network"),
+        "running the network": _("running the network"),
+        "bringing the result to the reference's grid": _("bringing the result to the reference's grid"),
+        "done": _("done"),
+    }
+    if text in fixed:
+        return fixed[text]
+    for pattern, words in (
+        (r"reading (\w+)", _("reading {sequence}")),
+        (r"finding the brain on (\w+)", _("finding the brain on {sequence}")),
+        (r"normalising (\w+)", _("normalising {sequence}")),
+        (r"bringing (\w+) to the common grid", _("bringing {sequence} to the common grid")),
+    ):
+        match = re.fullmatch(pattern, text)
+        if match:
+            return words.format(sequence=match.group(1))
+    return text

@@ -23,6 +23,7 @@ from .slicer_scene import (
     as_vtk_matrix,
     has_earlier_result,
     ijk_to_ras,
+    structure_of,
 )
 from .translation import _
 from .worker_process import WorkerResult
@@ -119,10 +120,11 @@ def _show(node: Any) -> None:
     segmentation = node.GetSegmentation()
     for index in range(segmentation.GetNumberOfSegments()):
         segment_id = segmentation.GetNthSegmentID(index)
-        if display is not None:
+        structure = structure_of(segmentation.GetSegment(segment_id))
+        if display is not None and structure:  # the user's own segments keep their looks
             display.SetSegmentOpacity2DFill(segment_id, FILL_OPACITY)
             display.SetSegmentOpacity2DOutline(segment_id, OUTLINE_OPACITY)
-            display.SetSegmentOpacity3D(segment_id, SURFACE_OPACITY.get(segment_id, 1.0))
+            display.SetSegmentOpacity3D(segment_id, SURFACE_OPACITY.get(structure, 1.0))
 
 
 def show_surface(node: Any) -> bool:

@@ -73,8 +73,10 @@ def _image(voxels: np.ndarray, ijk_to_world: np.ndarray, name: str) -> sitk.Imag
     # ITK refuses what cannot be inverted with a message that names no volume; nearly flat axes are checked later.
     if not (np.isfinite(ijk_to_world).all() and spacing.all() and np.linalg.det(columns / spacing)):
         raise GeometryError(
-            f"{name}: its axes, with its parent transforms, do not span a volume (singular matrix). Correct the "
-            "spacing in the Volumes module or the transform."
+            _(
+                "{name}: its axes, with its parent transforms, do not span a volume (singular matrix). Correct the "
+                "spacing in the Volumes module or the transform."
+            ).format(name=name)
         )
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing(spacing.tolist())
@@ -95,8 +97,10 @@ def matrix_between(source: Optional[Any], target: Optional[Any], name: str) -> n
     for transform in (source, target):
         if transform is not None and not transform.IsTransformToWorldLinear():
             raise InputError(
-                f"{name}: stands under the non-linear transform {transform.GetName()}. Harden it (Data module, right "
-                "click on the transform) and try again."
+                _(
+                    "{name}: stands under the non-linear transform {name}. Harden it (Data module, right "
+                    "click on the transform) and try again."
+                ).format(name=name, name=transform.GetName())
             )
     matrix = vtk.vtkMatrix4x4()
     if source is not target:
@@ -121,13 +125,17 @@ def as_vtk_matrix(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
 def check_output_node(node: Any) -> None:
     """Raises InputError for a segmentation node that `add_segmentation` could not write to; call before a long run."""
     if not node.IsA("vtkMRMLSegmentationNode"):
-        raise InputError(f"{node.GetName()}: not a segmentation. Choose another output or let a new one be made.")
+        raise InputError(
+            _("{name}: not a segmentation. Choose another output or let a new one be made.").format(name=node.GetName())
+        )
     matrix_between(node.GetParentTransformNode(), None, node.GetName())
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != _labelmap_name():
         raise InputError(
-            f"{node.GetName()}: its segments are {segmentation.GetSourceRepresentationName().lower()}s, and voxels "
-            "would be turned into such. Choose another output or let a new one be made."
+            _(
+                "{name}: its segments are {lower}s, and voxels would be turned into such. Choose "
+                "another output or let a new one be made."
+            ).format(name=node.GetName(), lower=segmentation.GetSourceRepresentationName().lower())
         )
 
 
@@ -154,7 +162,11 @@ def add_segmentation(
         raise ValueError(f"segments must be 'labels' or 'regions', not {segments!r}")
     for node in filter(None, (reference_node, output_node)):
         if node.GetScene() is None:
-            raise OutputError(f"{node.GetName()}: was removed from the scene meanwhile; the result has no place to go.")
+            raise OutputError(
+                _("{name}: was removed from the scene meanwhile; the result has no place to go.").format(
+                    name=node.GetName()
+                )
+            )
     labels = _labels_on(reference_node, labels)
     if output_node is not None:
         check_output_node(output_node)
@@ -185,7 +197,11 @@ def _labels_on(reference_node: Any, labels: np.ndarray) -> np.ndarray:
     labels = require_labels(labels)
     shape = reference_node.GetImageData().GetDimensions()[::-1] if reference_node.GetImageData() else None
     if labels.shape != shape:
-        raise ValueError(f"the labels' grid {labels.shape} is not that of {reference_node.GetName()} ({shape})")
+        raise ValueError(
+            _("the labels' grid {shape} is not that of {name} ({other})").format(
+                shape=labels.shape, name=reference_node.GetName(), other=shape
+            )
+        )
     return labels
 
 
@@ -247,6 +263,12 @@ def _segment_ids(segmentation: Any) -> list[str]:
     return [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
 
 
+def structure_of(segment: Any) -> str:
+    """The key of the label or region that a segment of this module stands for; "" for any other segment."""
+    key = vtk.reference("")
+    return str(key) if segment.GetTag(SEGMENT_TAG, key) else ""
+
+
 def has_earlier_result(node: Any) -> bool:
     """Whether a segmentation node holds segments that this module made."""
     return bool(_earlier_result(node.GetSegmentation()))
@@ -279,7 +301,11 @@ def _fill(node: Any, labels: np.ndarray, reference_node: Any, structures: Sequen
         taken = segmentation.GetSegment(structure.key) is not None
         segment_id = segmentation.GenerateUniqueSegmentID(structure.key) if taken else structure.key
         if not segmentation.AddSegment(segment, segment_id):
-            raise OutputError(f"{node.GetName()}: Slicer refused the segment {structure.key}; see its error log.")
+            raise OutputError(
+                _("{name}: Slicer refused the segment {key}; see its error log.").format(
+                    name=node.GetName(), key=structure.key
+                )
+            )
 
 
 def _segment(structure: Structure) -> Any:

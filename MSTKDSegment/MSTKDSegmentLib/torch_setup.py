@@ -25,7 +25,7 @@ TORCH_MISSING = _(
 CONSENT = _(
     "MSTKDSegment needs PyTorch, a free library that runs neural networks. Slicer's PyTorch extension will download "
     "it from its public servers (0.2 GB for the processor alone, up to 3 GB with support for NVIDIA graphics) and "
-    "install it into this Slicer only. This takes minutes, during which the window does not answer. No image and no "
+    "install it into this Slicer only. This takes minutes, during which the window answers slowly. No image and no "
     "other data leave this computer.\n\nInstall PyTorch now?"
 )
 NO_EXTENSION = _(
@@ -38,9 +38,11 @@ NO_EXTENSION = _(
 def torch_installed() -> bool:
     """Whether torch can be found; it is not loaded, which takes seconds and would keep it from being replaced."""
     try:
-        return importlib.util.find_spec("torch") is not None
+        spec = importlib.util.find_spec("torch")
     except (ImportError, ValueError):  # a half-finished install
         return False
+    # Folders that an uninstall could not remove look like a package without a file of its own.
+    return spec is not None and spec.origin is not None
 
 
 @dataclass(frozen=True)

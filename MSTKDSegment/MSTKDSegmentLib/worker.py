@@ -81,7 +81,8 @@ def require_torch() -> str:
     """The version of torch; raises MSTKDError with advice where it is missing or damaged."""
     try:
         return str(importlib.import_module("torch").__version__)
-    except (ImportError, OSError) as error:  # a damaged library of torch's is an OSError
+    # A damaged library of torch's is an OSError; what a half-finished uninstall left behind has no version.
+    except (ImportError, OSError, AttributeError) as error:
         raise MSTKDError(
             f"PyTorch cannot be loaded ({error}). Install it; in Slicer by the PyTorch Utils module of the PyTorch "
             "extension (uninstall it there first if it is damaged, and restart Slicer)."

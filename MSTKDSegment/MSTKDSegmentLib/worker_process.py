@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -26,6 +27,7 @@ import numpy as np
 from . import errors
 from .errors import Cancelled, MSTKDError, OutputError
 from .handover import Request, read_result, write_request
+from .translation import _
 
 # How long a child that was told to go may take before it is killed, and how often a waiting caller looks.
 GRACE_SECONDS, LOOK_SECONDS = 1.0, 0.03
@@ -74,6 +76,16 @@ def no_window() -> dict[str, Any]:
     if os.name == "nt":
         return {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
     return {"start_new_session": True}
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """End a child made with `no_window`, and on POSIX what it has started itself; then wait for it."""
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
+    else:
+        process.kill()
+    process.wait()
 
 
 class WorkerRun:
@@ -162,8 +174,7 @@ class WorkerRun:
         try:
             self._process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            kill_all(self._process)
         for reader in self._readers:
             reader.join(GRACE_SECONDS)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -183,7 +194,11 @@ class WorkerRun:
                 **no_window(),
             )
         except OSError as error:
-            raise MSTKDError(f"{command[0]}: the segmentation process cannot be started ({error}).") from error
+            raise MSTKDError(
+                _("{python}: the segmentation process cannot be started ({error}).").format(
+                    python=command[0], error=error
+                )
+            ) from error
 
     def _read_events(self, stream: TextIO) -> None:
         for line in stream:
@@ -219,13 +234,15 @@ class WorkerRun:
             how = "ended without a result"
         elif code < 0:
             known = {number.value: number.name for number in signal.Signals}
-            how = f"was ended from outside ({known.get(-code, f'signal {-code}')})"
+            how = _("was ended from outside ({signal})").format(signal=known.get(-code, f"signal {-code}"))
             if -code == getattr(signal, "SIGKILL", 9):
                 how += "; often the computer's memory was full: close other programs and try again"
         else:
-            how = f"ended with code {code}"
+            how = _("ended with code {code}").format(code=code)
         last = next((line for line in reversed(self.log) if line.strip()), "")
-        return f"the segmentation process {how}." + (f" Its last words: {last.strip()}" if last else "")
+        return _("the segmentation process {how}.").format(how=how) + (
+            _(" Its last words: {line}").format(line=last.strip()) if last else ""
+        )
 
 
 def segment_in_worker(
@@ -258,4 +275,8 @@ def _new_folder() -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
     except OSError as error:
-        raise OutputError(f"{tempfile.gettempdir()}: no temporary folder can be made there ({error}).") from error
+        raise OutputError(
+            _("{folder}: no temporary folder can be made there ({error}).").format(
+                folder=tempfile.gettempdir(), error=error
+            )
+        ) from error
