@@ -98,9 +98,9 @@ def matrix_between(source: Optional[Any], target: Optional[Any], name: str) -> n
         if transform is not None and not transform.IsTransformToWorldLinear():
             raise InputError(
                 _(
-                    "{name}: stands under the non-linear transform {name}. Harden it (Data module, right "
+                    "{name}: stands under the non-linear transform {transform}. Harden it (Data module, right "
                     "click on the transform) and try again."
-                ).format(name=name, name=transform.GetName())
+                ).format(name=name, transform=transform.GetName())
             )
     matrix = vtk.vtkMatrix4x4()
     if source is not target:
@@ -133,9 +133,9 @@ def check_output_node(node: Any) -> None:
     if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != _labelmap_name():
         raise InputError(
             _(
-                "{name}: its segments are {lower}s, and voxels would be turned into such. Choose "
+                "{name}: its segments are {kind}s, and voxels would be turned into such. Choose "
                 "another output or let a new one be made."
-            ).format(name=node.GetName(), lower=segmentation.GetSourceRepresentationName().lower())
+            ).format(name=node.GetName(), kind=segmentation.GetSourceRepresentationName().lower())
         )
 
 
