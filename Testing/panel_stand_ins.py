@@ -1,0 +1,191 @@
+"""What the panel needs of Slicer's window, in Python: widgets as the .ui file names them, timers, the module's bases.
+
+Each widget has the properties and methods that the code may use of its class and raises AttributeError for all others;
+MRML, the logic and the worker are real.
+"""
+
+from __future__ import annotations
+
+import enum
+import types
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import vtk
+
+COMMON = {"visible": True, "enabled": True, "toolTip": ""}
+PROPERTIES = {
+    "QLabel": {"text": ""},
+    "QLineEdit": {"text": ""},
+    "QPlainTextEdit": {"plainText": ""},
+    "QProgressBar": {"value": 0},
+}
+
+
+class Widget:
+    def __init__(self, kind: str, name: str) -> None:
+        values = {**COMMON, **PROPERTIES.get(kind, {})}
+        self.__dict__.update(values, kind=kind, name=name, _slots=[], _known=set(values))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in self._known:
+            raise AttributeError(f"{self.kind} {self.name} has no property {name}")
+        if isinstance(self.__dict__[name], bool) and not isinstance(value, bool):
+            raise TypeError(f"{self.name}.{name} must be bool, not {value!r}")
+        if isinstance(self.__dict__[name], str) and not isinstance(value, str):
+            raise TypeError(f"{self.name}.{name} must be str, not {value!r}")
+        self.__dict__[name] = value
+
+
+class Button(Widget):
+    def connect(self, signal: str, slot) -> None:
+        assert signal == "clicked(bool)"
+        self._slots.append(slot)
+
+    def click(self) -> None:
+        assert self.enabled, f"{self.name} cannot be clicked"
+        for slot in self._slots:
+            slot(False)
+
+
+class Log(Widget):
+    def appendPlainText(self, line: str) -> None:  # noqa: N802
+        self.plainText = f"{self.plainText}{line}\n"
+
+
+class TableView(Widget):
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+        self.__dict__["table"] = None
+
+    def setMRMLTableNode(self, node) -> None:  # noqa: N802
+        self.__dict__["table"] = node
+
+    def resizeColumnsToContents(self) -> None:  # noqa: N802
+        assert self.table is not None
+
+
+KINDS = {"QPushButton": Button, "QPlainTextEdit": Log, "qMRMLTableView": TableView}
+
+
+def widgets_of(ui_file: Path) -> types.SimpleNamespace:
+    """Every widget of a .ui file by name, in the state that the file gives it."""
+    found = {}
+    for element in ET.parse(ui_file).getroot().iter("widget"):
+        kind, name = element.get("class"), element.get("name")
+        found[name] = KINDS.get(kind, Widget)(kind, name)
+        for prop in element.findall("property"):
+            if prop.get("name") in ("visible", "enabled"):
+                setattr(found[name], prop.get("name"), prop.findtext("bool") == "true")
+    return types.SimpleNamespace(**found)
+
+
+class Timer:
+    """`qt.QTimer` that fires when it is told to."""
+
+    def __init__(self) -> None:
+        self.active, self.single, self._slot = False, False, None
+
+    def setInterval(self, _milliseconds: int) -> None:  # noqa: N802
+        pass
+
+    def setSingleShot(self, single: bool) -> None:  # noqa: N802
+        self.single = single
+
+    def connect(self, signal: str, slot) -> None:
+        assert signal == "timeout()"
+        self._slot = slot
+
+    def start(self) -> None:
+        self.active = True
+
+    def stop(self) -> None:
+        self.active = False
+
+    def fire(self) -> None:
+        if self.active:
+            self.active = not self.single
+            self._slot()
+
+
+class Application:
+    """The part of `slicer.app` that is used."""
+
+    def __init__(self) -> None:
+        self.connected = []
+
+    def connect(self, signal: str, slot) -> None:
+        self.connected.append((signal, slot))
+
+    def disconnect(self, signal: str, slot) -> None:
+        self.connected.remove((signal, slot))
+
+    def processEvents(self) -> None:  # noqa: N802
+        pass
+
+
+class Choice(enum.Enum):
+    """As the enums of `slicer_parameters`: what is used of them is their value."""
+
+    LABELS = "labels"
+    REGIONS = "regions"
+    FINEST = ""
+    T1 = "T1"
+    CPU = "cpu"
+
+
+class Parameters:
+    """A parameter node wrapper with the trait of Slicer's that bites: nodes are read again on ModifiedEvent only."""
+
+    NODES = ("t1", "t1gd", "t2", "flair", "outputSegmentation")
+
+    def __init__(self, node) -> None:
+        self.__dict__.update(
+            parameterNode=node,
+            nodes={},
+            segments=Choice.LABELS,
+            reference=Choice.FINEST,
+            device=Choice.CPU,
+            weights="",
+            surface=False,
+            probabilities=False,
+        )
+        node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_event: self._read())
+        self._read()
+
+    def _read(self) -> None:
+        self.nodes.update({name: self.parameterNode.GetNodeReference(name) for name in self.NODES})
+
+    def __getattr__(self, name: str):
+        if name in self.NODES:
+            return self.nodes[name]
+        raise AttributeError(name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.NODES:
+            self.parameterNode.SetNodeReferenceID(name, value.GetID() if value is not None else None)
+        else:
+            assert name in self.__dict__
+            self.__dict__[name] = value
+        self.parameterNode.Modified()
+
+    def connectGui(self, _gui) -> None:  # noqa: N802 - no tag, as in Slicer 5.6
+        return None
+
+    def disconnectGui(self, _tag) -> None:  # noqa: N802
+        pass
+
+    def AddObserver(self, event, callback, priority=0.0):  # noqa: N802
+        return self.parameterNode.AddObserver(event, callback, priority)
+
+    def RemoveObserver(self, tag) -> None:  # noqa: N802
+        self.parameterNode.RemoveObserver(tag)
+
+    def Modified(self) -> None:  # noqa: N802
+        self.parameterNode.Modified()
+
+    def StartModify(self):  # noqa: N802
+        return self.parameterNode.StartModify()
+
+    def EndModify(self, was) -> None:  # noqa: N802
+        self.parameterNode.EndModify(was)

@@ -1,0 +1,263 @@
+"""The panel's behaviour over time: real scene, logic and worker; the window's widgets are strict stand-ins."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("torch")
+from conftest import brain_image  # noqa: E402 - needs slicer
+from panel_stand_ins import Application, Choice, Parameters, Timer, widgets_of  # noqa: E402
+from scene_nodes import node_ids, volume_of_image  # noqa: E402
+
+FOLDER = Path(__file__).parents[1] / "MSTKDSegment"
+
+
+class WidgetBase:
+    def __init__(self, parent=None) -> None:
+        self.parent, self.layout = parent, types.SimpleNamespace(addWidget=lambda widget: None)
+
+    def setup(self) -> None:
+        pass
+
+    def resourcePath(self, name: str) -> str:  # noqa: N802
+        return str(FOLDER / "Resources" / name)
+
+
+class LogicBase:
+    def __init__(self, parent=None) -> None:
+        pass
+
+    def getParameterNode(self):  # noqa: N802
+        return slicer.mrmlScene.GetSingletonNode("MSTKDSegment", "vtkMRMLScriptedModuleNode") or self._new()
+
+    @staticmethod
+    def _new():
+        node = slicer.vtkMRMLScriptedModuleNode()
+        node.SetSingletonTag("MSTKDSegment")
+        return slicer.mrmlScene.AddNode(node)
+
+
+@pytest.fixture
+def panel(scene, monkeypatch, random_bundle):
+    """The widget after setup, with two sequences in the scene and weights that take no time."""
+    bases = types.ModuleType("slicer.ScriptedLoadableModule")
+    bases.ScriptedLoadableModuleWidget, bases.ScriptedLoadableModuleLogic = WidgetBase, LogicBase
+    bases.ScriptedLoadableModule = bases.ScriptedLoadableModuleTest = type("Base", (), {})
+    i18n = types.ModuleType("slicer.i18n")
+    i18n.tr, i18n.translate = (lambda text: text), (lambda _context, text: text)
+    qt = types.ModuleType("qt")
+    qt.QTimer = Timer
+    parameters = types.ModuleType("MSTKDSegmentLib.slicer_parameters")
+    parameters.MSTKDSegmentParameterNode = Parameters
+    for stand_in in (bases, i18n, qt, parameters):
+        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    scene.RegisterNodeClass(slicer.vtkMRMLScriptedModuleNode())
+    monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
+    monkeypatch.setattr(slicer, "app", Application(), raising=False)
+    told = []
+    for name, value in {
+        "loadUI": lambda path: types.SimpleNamespace(setMRMLScene=lambda scene: None),
+        "childWidgetVariables": lambda _widget: widgets_of(FOLDER / "Resources" / "UI" / "MSTKDSegment.ui"),
+        "showStatusMessage": lambda text, _milliseconds=0: told.append(text),
+        "confirmOkCancelDisplay": lambda text, windowTitle="": False,  # noqa: N803
+    }.items():
+        monkeypatch.setattr(slicer.util, name, value, raising=False)
+    spec = importlib.util.spec_from_file_location("MSTKDSegment", FOLDER / "MSTKDSegment.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "MSTKDSegment", module)
+    spec.loader.exec_module(module)
+    widget = module.MSTKDSegmentWidget(types.SimpleNamespace(isEntered=True))
+    widget.setup()
+    widget.told = told
+    for seed, name in ((2, "T1 post"), (4, "FLAIR")):
+        volume_of_image(scene, brain_image(seed), name)
+    widget.settler.fire()
+    widget._parameterNode.weights = str(random_bundle)
+    yield widget
+    widget.cleanup()
+
+
+def run_to_the_end(panel, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while panel.task is not None:
+        assert time.monotonic() < end
+        panel.ticker.fire()
+        time.sleep(0.02)
+
+
+def settle(panel) -> None:
+    while panel.settler.active:
+        panel.settler.fire()
+
+
+def test_the_selectors_are_filled_when_volumes_come_and_segment_can_be_pressed(panel):
+    assert {key: node.GetName() for key, node in panel.chosenVolumes().items()} == {
+        "T1Gd": "T1 post",
+        "FLAIR": "FLAIR",
+    }
+    assert panel.ui.segmentButton.enabled
+    assert not panel.ui.problemLabel.visible
+    assert "lies on the grid of T1Gd" in panel.ui.planLabel.text
+    assert "T1Gd+FLAIR: mean Dice WT 0.90" in panel.ui.expectationLabel.text
+    assert "after gadolinium" in panel.ui.t1gdSelector.toolTip
+
+
+def test_a_run_from_click_to_table_and_its_words_stay(panel, scene):
+    panel.ui.segmentButton.click()
+    assert not panel.ui.segmentButton.enabled
+    assert panel.ui.cancelButton.enabled
+    assert panel.ui.progressBar.visible
+    assert not panel.ui.inputsCollapsibleButton.enabled
+    run_to_the_end(panel)
+    settle(panel)  # the new nodes were noticed, and nothing that was said is gone
+    assert panel.ui.statusLabel.text.startswith("T1 post tumour: done in ")
+    assert panel.ui.statusLabel.visible
+    assert panel.ui.resultTableView.table.GetNumberOfRows() == 5
+    assert panel.ui.provenanceLabel.text.startswith("T1Gd+FLAIR on cpu")
+    assert "0:00 starting" in panel.ui.logTextEdit.plainText
+    assert "done" in panel.ui.logTextEdit.plainText
+    assert panel.ui.segmentButton.enabled
+    assert not panel.ui.progressBar.visible
+    assert not panel.ticker.active
+
+
+def test_cancelling_gives_the_scene_back_and_says_so(panel, scene):
+    before = node_ids(scene)
+    panel.ui.segmentButton.click()
+    panel.ui.cancelButton.click()
+    settle(panel)
+    assert panel.task is None
+    assert panel.ui.statusLabel.text == "Cancelled; the scene is as it was."
+    assert node_ids(scene) == before
+    assert not panel.ui.cancelButton.enabled
+
+
+def test_an_input_deleted_during_the_run_is_told_and_stays_told(panel, scene):
+    panel.ui.segmentButton.click()
+    scene.RemoveNode(panel.chosenVolumes()["FLAIR"])
+    panel.ticker.fire()
+    settle(panel)
+    assert panel.task is None
+    assert panel.ui.statusLabel.text == "FLAIR was removed from the scene; the segmentation was stopped."
+
+
+def test_a_scene_closed_during_the_run_is_told(panel, scene):
+    panel.ui.segmentButton.click()
+    scene.Clear(0)
+    settle(panel)
+    assert panel.task is None
+    assert panel.ui.statusLabel.text == "The scene was closed; the segmentation was stopped."
+    assert panel.ui.problemLabel.text.startswith("Choose at least one")
+    assert not panel.ui.segmentButton.enabled
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_a_failed_run_is_told_in_the_panel_and_the_status_bar(panel, tmp_path):
+    broken = tmp_path / "broken.zip"
+    panel.logic.core._weights.card = lambda path: ({"metrics": {}}, "", "")  # it breaks after it was looked at
+    panel._parameterNode.weights = str(broken)
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    settle(panel)
+    assert "broken.zip: no such weights file" in panel.ui.statusLabel.text
+    assert panel.told == [f"MSTKDSegment: {panel.ui.statusLabel.text}"]
+
+
+def test_weights_that_cannot_be_used_are_said_before_a_run(panel, tmp_path):
+    panel._parameterNode.weights = str(tmp_path / "gone.zip")
+    assert "gone.zip: no such weights file" in panel.ui.problemLabel.text
+    assert not panel.ui.segmentButton.enabled
+
+
+def test_an_earlier_result_is_replaced_only_after_a_yes(panel, monkeypatch):
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    panel._parameterNode.outputSegmentation = panel.ui.resultTableView.table.GetScene().GetFirstNodeByClass(
+        "vtkMRMLSegmentationNode"
+    )
+    panel.ui.segmentButton.click()  # the stand-in answers no
+    assert panel.task is None
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, windowTitle="": True)  # noqa: N803
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    assert panel.ui.statusLabel.text.startswith("T1 post tumour: done in ")
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
+
+
+def test_a_reference_that_is_not_chosen_gives_the_default_as_the_panel_says(panel):
+    panel._parameterNode.reference = Choice.T1
+    assert panel.ui.planLabel.text.startswith("T1 is not chosen, so another reference is taken.")
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    assert "done in" in panel.ui.statusLabel.text
+
+
+def test_inputs_that_come_after_the_parameters_of_a_loaded_scene_are_found(panel, scene):
+    """The wrapper has read the references before the volumes were there; nothing must be proposed over them."""
+    parameters = panel._parameterNode
+    flair = parameters.flair
+    parameters.nodes.update(t1gd=None, flair=None)  # what a wrapper remembers after such an import
+    parameters.parameterNode.SetNodeReferenceID("t1gd", None)
+    parameters.nodes.update(t1gd=None, flair=None)
+    scene.InvokeEvent(scene.EndImportEvent)
+    assert panel.chosenVolumes() == {"FLAIR": flair}
+    settle(panel)
+    assert panel.chosenVolumes() == {"FLAIR": flair}  # T1Gd was empty on purpose
+
+
+def test_what_somebody_emptied_stays_empty(panel):
+    panel._parameterNode.t1gd = None
+    panel.enter()
+    settle(panel)
+    assert list(panel.chosenVolumes()) == ["FLAIR"]
+    panel.ui.proposeButton.click()
+    assert list(panel.chosenVolumes()) == ["T1Gd", "FLAIR"]
+
+
+def test_testing_the_device_takes_no_second_click_and_no_run_meanwhile(panel, monkeypatch):
+    clicked = []
+
+    def check(_device):
+        panel.onCheckDevice()  # a click while events are processed
+        panel.onSegment()
+        clicked.append((panel.ui.checkDeviceButton.enabled, panel.ui.segmentButton.enabled, panel.task))
+        return types.SimpleNamespace(sentence=lambda: "PyTorch works")
+
+    monkeypatch.setattr(panel.logic, "checkDevice", check)
+    panel.ui.checkDeviceButton.click()
+    assert clicked == [(False, False, None)]
+    assert panel.ui.deviceLabel.text == "PyTorch works"
+    assert panel.ui.deviceLabel.visible
+    assert panel.ui.checkDeviceButton.enabled
+    assert panel.ui.segmentButton.enabled
+
+
+def test_a_device_that_does_not_work_is_told(panel, monkeypatch):
+    def check(_device):
+        raise ValueError("no kernel image")
+
+    monkeypatch.setattr(panel.logic, "checkDevice", check)
+    panel.ui.checkDeviceButton.click()
+    assert panel.ui.deviceLabel.text == "no kernel image"
+    assert panel.ui.checkDeviceButton.enabled
+
+
+def test_quitting_ends_the_run_and_the_widget_lets_go_of_everything(panel):
+    panel.ui.segmentButton.click()
+    process = panel.task._run._process
+    signal, slot = slicer.app.connected[0]
+    assert signal == "aboutToQuit()"
+    slot()
+    assert process.poll() is not None
+    panel.cleanup()
+    assert slicer.app.connected == []
+    assert panel.Observations == []
+    slicer.app.connect("aboutToQuit()", panel.onQuit)  # the fixture cleans up once more
