@@ -140,6 +140,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
             self.addObserver(scene, event, self.onSceneChanged)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         slicer.app.connect("aboutToQuit()", self.onQuit)
         self.initializeParameterNode()
 
@@ -234,6 +235,15 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneChanged(self, _caller=None, _event=None):
         self.settler.start()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, _caller, _event, node):
+        """Empty its selector first: by itself the combo box would go on to some other volume without a word."""
+        if self._parameterNode is None or slicer.mrmlScene.IsClosing():
+            return
+        for name in (*INPUTS, "outputSegmentation"):
+            if getattr(self._parameterNode, name) is node:
+                setattr(self._parameterNode, name, None)
 
     def onSceneSettled(self):
         if slicer.mrmlScene.IsBatchProcessing():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from MSTKDSegmentLib import child_python
-from MSTKDSegmentLib.child_python import child_variables, find_python
+from MSTKDSegmentLib.child_python import find_python, module_command
 from MSTKDSegmentLib.errors import MSTKDError
 
 
@@ -61,16 +61,33 @@ def test_slicer_itself_is_never_taken_for_an_interpreter(slicer):
         find_python()
 
 
-def test_outside_slicer_it_is_this_interpreter_and_the_child_finds_this_ones_packages():
-    python = find_python()
-    code = "import numpy, SimpleITK, MSTKDSegmentLib, sys; print(sys.version_info[:2])"
-    done = subprocess.run(
-        [python, "-c", code], capture_output=True, text=True, check=False, env=child_variables(), timeout=60
-    )
+def launcher_that_sets_pythonpath(folder: Path) -> str:
+    """As PythonSlicer does: what the parent put into PYTHONPATH does not arrive."""
+    path = folder / "PythonSlicer"
+    path.write_text(f'#!/bin/sh\nPYTHONPATH=/nowhere exec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_child_finds_the_library_and_the_parents_packages_whatever_the_launcher_sets(tmp_path):
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "only_the_parent_has_it.py").write_text("import sys; print(sys.argv[1:])")
+    command = module_command("only_the_parent_has_it", launcher_that_sets_pythonpath(tmp_path), [str(packages)])
+    done = subprocess.run([*command, "folder"], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+    assert done.stdout == "['folder']\n", done.stderr
+    probe = module_command("MSTKDSegmentLib.modalities", launcher_that_sets_pythonpath(tmp_path), sys.path)
+    assert subprocess.run(probe, check=False, timeout=60, cwd=tmp_path).returncode == 0
+
+
+def test_a_file_of_the_users_folder_is_no_package(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('numpy of the wrong kind')")
+    command = module_command("MSTKDSegmentLib.modalities", sys.executable)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_outside_slicer_it_is_this_interpreter():
+    code = "import sys; print(sys.version_info[:2])"
+    done = subprocess.run([find_python(), "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.strip() == str(sys.version_info[:2]), done.stderr
-
-
-def test_the_childs_variables_are_a_copy():
-    given = {"A": "1"}
-    assert child_variables(given)["A"] == "1"
-    assert "PYTHONPATH" not in given

@@ -60,7 +60,7 @@ def test_what_a_launcher_has_started_goes_with_it(tmp_path):
     )
     launcher.chmod(0o755)
     with pytest.raises(MSTKDError, match="no answer within 2 s"):
-        check_device("cpu", [str(launcher)], timeout=2)
+        check_device("cpu", str(launcher), timeout=2)
     pid = int((tmp_path / "pid").read_text())
     end = time.monotonic() + 5
     while time.monotonic() < end and Path(f"/proc/{pid}/stat").exists():
@@ -73,7 +73,7 @@ def test_what_a_launcher_has_started_goes_with_it(tmp_path):
 
 def test_an_interpreter_that_is_not_there_is_named():
     with pytest.raises(MSTKDError, match=r"/nowhere/python: no process can be started"):
-        check_device("cpu", ["/nowhere/python"])
+        check_device("cpu", "/nowhere/python")
 
 
 def test_what_torch_prints_does_not_hide_the_answer(tmp_path):
@@ -83,4 +83,4 @@ def test_what_torch_prints_does_not_hide_the_answer(tmp_path):
     place = Path(torch.__file__).parents[1]
     environment = with_module(tmp_path, "sitecustomize", "print('a library says hello')")
     environment["PYTHONPATH"] += os.pathsep + str(place)
-    assert check_device("cpu", [sys.executable], environment).device == "cpu"
+    assert check_device("cpu", environment=environment).device == "cpu"

@@ -74,7 +74,9 @@ def test_the_table_holds_volumes_and_diameters_and_belongs_to_the_segmentation(s
     reference, _ = make_volume(scene)
     found = deliver(result_for(reference), reference, OutputChoice())
     read = columns(found.table)
-    assert read["Structure"] == [structure.title for structure in (*REGIONS, LABELS[0], LABELS[1])]
+    assert read["Structure"] == ["WT", "TC", "ET", "NCR", "ED"]
+    assert read["Name"] == [structure.name for structure in (*REGIONS, LABELS[0], LABELS[1])]
+    assert found.table.GetColumnTitle("Volume (ml)") == "ml"
     voxel_ml = 0.9 * 1.1 * 3 / 1000
     counts = [np.count_nonzero(np.isin(make_labels(), s.labels)) for s in (*REGIONS, LABELS[0], LABELS[1])]
     assert read["Volume (ml)"] == pytest.approx([count * voxel_ml for count in counts], abs=5e-4)

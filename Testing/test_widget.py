@@ -148,6 +148,13 @@ def test_an_input_deleted_during_the_run_is_told_and_stays_told(panel, scene):
     assert panel.ui.statusLabel.text == "FLAIR was removed from the scene; the segmentation was stopped."
 
 
+def test_a_deleted_input_leaves_its_selector_empty(panel, scene):
+    scene.RemoveNode(panel._parameterNode.flair)
+    settle(panel)
+    assert panel._parameterNode.flair is None
+    assert list(panel.chosenVolumes()) == ["T1Gd"]
+
+
 def test_a_scene_closed_during_the_run_is_told(panel, scene):
     panel.ui.segmentButton.click()
     scene.Clear(0)

@@ -1,16 +1,18 @@
-"""Which Python starts the worker: inside Slicer `sys.executable` is Slicer itself or a launcher, not an interpreter."""
+"""Which Python runs the worker, and how: in Slicer `sys.executable` is Slicer itself or a launcher."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
 from .errors import MSTKDError
 from .translation import _
+
+LIBRARY_PARENT = Path(__file__).resolve().parent.parent
 
 
 def find_python() -> str:
@@ -46,8 +48,14 @@ def _candidates() -> Iterable[Optional[str]]:
             yield str(folder / f"{name}{ending}")
 
 
-def child_variables(environment: Optional[Mapping[str, str]] = None) -> dict[str, str]:
-    """Environment variables for the child: ours, with the packages that this process finds."""
-    variables = dict(os.environ if environment is None else environment)
-    variables["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    return variables
+def module_command(module: str, python: str, paths: Sequence[str] = ()) -> list[str]:
+    """How to run a module of this library in `python`, with this library and `paths` before what it finds by itself.
+
+    Not through PYTHONPATH: Slicer's launchers set that themselves.
+    """
+    found = list(dict.fromkeys([str(LIBRARY_PARENT), *filter(None, paths)]))
+    start = (
+        f"import sys; sys.path[:] = {found!r} + [path for path in sys.path if path]; "
+        f"from runpy import run_module; run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    return [python, "-u", "-c", start]

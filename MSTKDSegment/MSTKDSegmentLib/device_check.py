@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+from .child_python import module_command
 from .errors import DeviceError, MSTKDError
 from .translation import _
 from .worker_process import LOOK_SECONDS, child_environment, kill_all, no_window
@@ -42,17 +43,18 @@ class DeviceReport:
 
 def check_device(
     device: str = "auto",
-    command: Optional[Sequence[str]] = None,
+    python: Optional[str] = None,
+    paths: Sequence[str] = (),
     environment: Optional[Mapping[str, str]] = None,
     keep_alive: Optional[Callable[[], None]] = None,
     timeout: float = TIMEOUT_SECONDS,
 ) -> DeviceReport:
     """Try `device` in a child process; `keep_alive` is called some thirty times a second while it runs.
 
-    command: how to start Python, default this interpreter. Raises MSTKDError with the reason when torch is missing or
-    damaged, DeviceError when the device does not work.
+    python: an interpreter, default this one; paths: where its packages are. Raises MSTKDError with the reason when
+    torch is missing or damaged, DeviceError when the device does not work.
     """
-    arguments = [*(command or [sys.executable]), "-m", "MSTKDSegmentLib.device_check", device]
+    arguments = [*module_command("MSTKDSegmentLib.device_check", python or sys.executable, paths), device]
     try:
         child = subprocess.Popen(
             arguments,

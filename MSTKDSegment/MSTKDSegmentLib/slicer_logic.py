@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 from .card_reader import CardReader
-from .child_python import child_variables, find_python
+from .child_python import find_python
 from .device_check import DeviceReport, check_device
 from .errors import Cancelled, MSTKDError, RoleError
 from .handover import Request
@@ -125,7 +126,7 @@ class SegmentLogic:
                 raise Cancelled(gone)
             return cancel is not None and cancel()
 
-        result = segment_in_worker(request, progress, stop, *self._child())
+        result = segment_in_worker(request, progress, stop, self._child())
         return deliver(result, wanted.given[result.reference], wanted.output)
 
     def start(
@@ -140,18 +141,17 @@ class SegmentLogic:
         Raises MSTKDError where the inputs, the output or torch stand in the way; then nothing was begun.
         """
         wanted = job(volumes, outputNode, device, **options)
-        run = WorkerRun(self._request(wanted), *self._child())
+        run = WorkerRun(self._request(wanted), self._child())
         return SegmentationTask(
             run, lambda result: deliver(result, wanted.given[result.reference], wanted.output), _loss_of(wanted)
         )
 
     def check_device(self, device: str = "auto", keep_alive: Optional[Callable[[], None]] = None) -> DeviceReport:
         """Prove by a tiny convolution that torch works on `device`; raises what `device_check.check_device` raises."""
-        python = self._python or find_python()
-        return check_device(device, [python], child_variables(), keep_alive)
+        return check_device(device, self._python or find_python(), sys.path, keep_alive=keep_alive)
 
-    def _child(self) -> tuple[list[str], dict[str, str]]:
-        return worker_command(self._python or find_python()), child_variables()
+    def _child(self) -> list[str]:
+        return worker_command(self._python or find_python(), sys.path)  # Slicer's packages, wherever they are
 
     def _request(self, job: Job) -> Request:
         problem = self.problemWith(job.given)

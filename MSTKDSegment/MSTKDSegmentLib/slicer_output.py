@@ -5,9 +5,9 @@ Everything is placed beside the reference volume in the subject hierarchy, so th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import slicer
@@ -141,27 +141,30 @@ def show_surface(node: Any) -> bool:
 def _table(node: Any, measurements: Mapping[str, Mapping[str, float]]) -> Any:
     scene = node.GetScene()
     table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} measurements"))
-    titles = {structure.key: structure.title for structure in (*REGIONS, *LABELS)}
-    names = vtk.vtkStringArray()
-    names.SetName(_("Structure"))
-    for key in measurements:
-        names.InsertNextValue(titles[key])
-    table.AddColumn(names)
-    for title, key, digits in (
-        (_("Volume (ml)"), "volume_ml", 3),
-        (_("Longest diameter, 3-D (mm)"), "longest_mm", 1),
-        (_("Longest axial diameter (mm)"), "axial_longest_mm", 1),
-        (_("Axial diameter at right angles (mm)"), "axial_perpendicular_mm", 1),
+    names = {structure.key: structure.name for structure in (*REGIONS, *LABELS)}
+    _add_column(table, _("Structure"), "", list(measurements))
+    for name, title, key, digits in (
+        (_("Volume (ml)"), _("ml"), "volume_ml", 3),
+        (_("Longest diameter, 3-D (mm)"), _("3-D mm"), "longest_mm", 1),
+        (_("Longest axial diameter (mm)"), _("axial mm"), "axial_longest_mm", 1),
+        (_("Axial diameter at right angles (mm)"), _("across mm"), "axial_perpendicular_mm", 1),
     ):
-        column = vtk.vtkDoubleArray()
-        column.SetName(title)
-        for values in measurements.values():
-            column.InsertNextValue(round(values[key], digits))
-        table.AddColumn(column)
+        _add_column(table, name, title, [round(values[key], digits) for values in measurements.values()])
+    _add_column(table, _("Name"), "", [names[key] for key in measurements])
     table.SetUseColumnTitleAsColumnHeader(True)
     table.SetLocked(True)
     table.SetAttribute(f"{ATTRIBUTE_PREFIX}segmentation", node.GetName())
     return table
+
+
+def _add_column(table: Any, name: str, title: str, values: Sequence[Union[str, float]]) -> None:
+    """name: in saved files; title: the short one that a narrow panel shows, "" for the name itself."""
+    column = vtk.vtkStringArray() if isinstance(values[0], str) else vtk.vtkDoubleArray()
+    column.SetName(name)
+    for value in values:
+        column.InsertNextValue(value)
+    table.AddColumn(column)
+    table.SetColumnTitle(name, title or name)
 
 
 # --- probabilities --------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from typing import Any, Callable, Optional, TextIO
 import numpy as np
 
 from . import errors
+from .child_python import LIBRARY_PARENT, module_command
 from .errors import Cancelled, MSTKDError, OutputError
 from .handover import Request, read_result, write_request
 from .translation import _
@@ -33,7 +34,6 @@ from .translation import _
 GRACE_SECONDS, LOOK_SECONDS = 1.0, 0.03
 LOG_LINES = 200
 FOLDER_PREFIX = "mstkdsegment-"
-LIBRARY_PARENT = Path(__file__).resolve().parent.parent
 
 _KINDS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
 
@@ -58,9 +58,9 @@ class WorkerResult:
         return {key: values["volume_ml"] for key, values in self.measurements.items()}
 
 
-def worker_command(python: Optional[str] = None) -> list[str]:
-    """How the child is started; `python`: an interpreter that has this one's packages (default: this one)."""
-    return [python or sys.executable, "-u", "-m", "MSTKDSegmentLib.worker"]
+def worker_command(python: Optional[str] = None, paths: Sequence[str] = ()) -> list[str]:
+    """How the child is started; `python`: an interpreter (default: this one), `paths`: where its packages are."""
+    return module_command("MSTKDSegmentLib.worker", python or sys.executable, paths)
 
 
 def child_environment(environment: Optional[Mapping[str, str]] = None) -> dict[str, str]:
