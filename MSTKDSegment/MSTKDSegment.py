@@ -105,6 +105,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self.task = None
         self._busy = False
+        self._table = None
         self._parameterNode = None
         self._guiTag = None
         self._observed, self._tags = [], []
@@ -241,6 +242,8 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Empty its selector first: by itself the combo box would go on to some other volume without a word."""
         if self._parameterNode is None or slicer.mrmlScene.IsClosing():
             return
+        if node is self._table:
+            self.showResult(None)
         for name in (*INPUTS, "outputSegmentation"):
             if getattr(self._parameterNode, name) is node:
                 setattr(self._parameterNode, name, None)
@@ -377,7 +380,8 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def showResult(self, result, seconds=0.0, deviceNotice=""):
         """The table and what was said of the run; None takes them away."""
         self.ui.resultCollapsibleButton.visible = result is not None
-        self.ui.resultTableView.setMRMLTableNode(None if result is None else result.table)
+        self._table = None if result is None else result.table
+        self.ui.resultTableView.setMRMLTableNode(self._table)
         if result is None:
             return
         self.ui.resultTableView.resizeColumnsToContents()

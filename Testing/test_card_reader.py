@@ -6,7 +6,7 @@ import shutil
 
 from MSTKDSegmentLib import card_reader
 from MSTKDSegmentLib.card_reader import CardReader
-from MSTKDSegmentLib.weights import read_bundle
+from MSTKDSegmentLib.weights import default_bundle_path, read_bundle
 
 
 def test_the_shipped_weights_need_no_words():
@@ -19,6 +19,12 @@ def test_a_file_of_the_users_is_introduced_with_its_checksum(random_bundle):
     card, problem, about = CardReader().card(str(random_bundle))
     assert problem == ""
     assert about == f"random, checksum verified (sha256 {card['sha256'][:12]}...): no description"
+
+
+def test_the_shipped_file_chosen_by_its_path_is_introduced_too():
+    reader = CardReader()
+    assert reader.card("")[2] == ""
+    assert reader.card(str(default_bundle_path()))[2].startswith("mstkd-compact, checksum verified")
 
 
 def test_a_file_is_read_again_only_when_it_changes(random_bundle, tmp_path, monkeypatch):

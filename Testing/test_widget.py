@@ -128,6 +128,14 @@ def test_a_run_from_click_to_table_and_its_words_stay(panel, scene):
     assert not panel.ticker.active
 
 
+def test_a_deleted_table_is_not_shown_any_more(panel, scene):
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    scene.RemoveNode(panel.ui.resultTableView.table)
+    assert panel.ui.resultTableView.table is None
+    assert not panel.ui.resultCollapsibleButton.visible
+
+
 def test_cancelling_gives_the_scene_back_and_says_so(panel, scene):
     before = node_ids(scene)
     panel.ui.segmentButton.click()

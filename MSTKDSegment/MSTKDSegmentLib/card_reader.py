@@ -31,7 +31,7 @@ class CardReader:
             return self._read(path)
         except WeightsError as error:
             return None, str(error), str(error)
-        key = str(file), status.st_mtime_ns, status.st_size
+        key = path, status.st_mtime_ns, status.st_size
         if key not in self._known:
             self._known = {key: self._read(path)}
         return self._known[key]
