@@ -62,6 +62,9 @@ def test_json_tells_inputs_reasons_device_and_expected_dice(segment, tmp_path, c
     assert printed["device"] == {"name": "cpu", "chosen": "cpu", "reason": "the CPU was asked for"}
     assert printed["expected_dice"] == {key: EXPECTED_DICE[key] for key in ("WT", "TC", "ET")}
     assert printed["dice"] is None and printed["notices"] == []
+    assert list(printed["diameters_mm"]) == ["WT", "TC", "ET", "NCR", "ED"]
+    for lengths in printed["diameters_mm"].values():
+        assert lengths["longest"] >= lengths["axial_longest"] >= lengths["axial_perpendicular"] > 0
     assert {"read and prepare", "load the network", "network", "write", "total"} <= set(printed["seconds"])
     assert "sha256" in printed["provenance"]["bundle"]
 

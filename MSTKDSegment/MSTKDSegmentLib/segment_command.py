@@ -91,6 +91,15 @@ class CaseResult:
         """The device's name, which differs from the one chosen where its memory ran out."""
         return self.segmentation.provenance["device"].partition(" (")[0]
 
+    def _diameters(self) -> dict[str, dict[str, float]]:
+        from .diameters import measure  # its geometry library would slow down every start
+
+        measured = measure(self.segmentation.labels, self.segmentation.reference_image)
+        return {
+            structure: {name[: -len("_mm")]: round(value, 1) for name, value in values.items() if name.endswith("_mm")}
+            for structure, values in measured.items()
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The object that --json prints."""
         request, case = self.request, self.segmentation.case
@@ -104,6 +113,7 @@ class CaseResult:
             "reference": case.reference,
             "device": {"name": self.used_device, "chosen": self.device.name, "reason": self.device.reason},
             "volumes_ml": dict(self.segmentation.volumes_ml),
+            "diameters_mm": self._diameters(),
             "expected_dice": None if self.expected_dice is None else dict(self.expected_dice),
             "dice": None if self.dice is None else dict(self.dice),
             "ground_truth": None if request.ground_truth is None else str(request.ground_truth),
