@@ -35,6 +35,7 @@ INPUTS = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
 """Names of the parameters that hold the inputs, and the sequences that they are."""
 
 TICK_MS, SETTLE_MS = 100, 200
+WARNING_ON_LIGHT, WARNING_ON_DARK, MIDDLE_LIGHTNESS = "#a04000", "#ffb070", 128
 
 
 class MSTKDSegment(ScriptedLoadableModule):
@@ -105,7 +106,9 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self.task = None
         self._busy = False
-        self._table = None
+        self._proposed = {}
+        self._shown = None
+        self._device = None
         self._parameterNode = None
         self._guiTag = None
         self._observed, self._tags = [], []
@@ -119,6 +122,12 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = MSTKDSegmentLogic()
+        # Orange that can be read on a light panel is dark, and the other way round.
+        dark = slicer.app.palette().color(qt.QPalette.Window).lightness() < MIDDLE_LIGHTNESS
+        self._warningStyle = f"color: {WARNING_ON_DARK if dark else WARNING_ON_LIGHT};"
+        for name in INPUTS:
+            getattr(self.ui, f"{name}FlagLabel").styleSheet = self._warningStyle
+        self.ui.noticeLabel.styleSheet = self._warningStyle
 
         self.ticker = qt.QTimer()
         self.ticker.setInterval(TICK_MS)
@@ -162,7 +171,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         self.initializeParameterNode()
-        self.proposeWhereNothingIsChosen()
+        self.proposeWhereNobodyChose()
 
     def onQuit(self):
         if self.task is not None:
@@ -203,8 +212,17 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         volumes = self.chosenVolumes()
         self._observeInputs(volumes)
         state, weightsText = self.logic.panelState(
-            volumes, self._parameterNode.reference.value, self._parameterNode.weights
+            volumes,
+            self._parameterNode.reference.value,
+            self._parameterNode.weights,
+            self._parameterNode.outputSegmentation,
         )
+        if self._parameterNode.device is not self._device:  # what was said of another device
+            self._device = self._parameterNode.device
+            if not self._busy:
+                self._tell(self.ui.deviceLabel, "")
+        if self._shown is None and self._parameterNode.outputSegmentation is not None:
+            self.showTableOf(self._parameterNode.outputSegmentation)
         for name, sequence in INPUTS.items():
             getattr(self.ui, f"{name}Selector").toolTip = state.tips[sequence]
             self._tell(getattr(self.ui, f"{name}FlagLabel"), state.flags.get(sequence, ""))
@@ -242,11 +260,12 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Empty its selector first: by itself the combo box would go on to some other volume without a word."""
         if self._parameterNode is None or slicer.mrmlScene.IsClosing():
             return
-        if node is self._table:
-            self.showResult(None)
         for name in (*INPUTS, "outputSegmentation"):
             if getattr(self._parameterNode, name) is node:
                 setattr(self._parameterNode, name, None)
+        if self._shown is not None and node in (self._shown, self.logic.tableOf(self._shown)[0]):
+            self.showTableOf(None)
+            self._tell(self.ui.statusLabel, "")
 
     def onSceneSettled(self):
         if slicer.mrmlScene.IsBatchProcessing():
@@ -254,7 +273,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self.refresh()
         if self.parent.isEntered:
-            self.proposeWhereNothingIsChosen()
+            self.proposeWhereNobodyChose()
 
     def onSceneStartClose(self, _caller, _event):
         if self.task is not None:
@@ -265,7 +284,8 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tell(self.ui.noticeLabel, "")
         self._tell(self.ui.proposalLabel, "")
         self._observeInputs({})
-        self.showResult(None)
+        self._proposed = {}
+        self.showTableOf(None)
 
     def onSceneEndClose(self, _caller, _event):
         self.initializeParameterNode()
@@ -277,19 +297,37 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # --- proposals ---
 
-    def proposeWhereNothingIsChosen(self):
-        # A choice that somebody made, also the choice of nothing for one sequence, is left alone.
-        if self._parameterNode is not None and self.task is None and not self.chosenVolumes():
+    def proposeWhereNobodyChose(self):
+        """Fill the selectors while volumes arrive, one after another as they may.
+
+        A choice that somebody made, also the choice of nothing for one sequence, is left alone.
+        """
+        if self._parameterNode is None or self.task is not None:
+            return
+        chosen = self.chosenVolumes()
+        if not chosen:
             self.onPropose()
+            self._proposed = self.chosenVolumes()
+        elif chosen == self._proposed:
+            proposed, _sentence = self.logic.proposeFor({})
+            if len(proposed) > len(chosen) and all(proposed.get(key) is node for key, node in chosen.items()):
+                self._choose(proposed)
+                self._proposed = self.chosenVolumes()
 
     def onPropose(self, _checked=False):
         chosen = self.chosenVolumes()
+        if len(chosen) == len(INPUTS):
+            self._tell(self.ui.proposalLabel, _("All four are chosen. Set one to None to have it proposed again."))
+            return
         proposed, sentence = self.logic.proposeFor(chosen)
+        self._choose({sequence: node for sequence, node in proposed.items() if sequence not in chosen})
+        self._tell(self.ui.proposalLabel, sentence)
+
+    def _choose(self, volumes):
         with slicer.util.NodeModify(self._parameterNode):
             for name, sequence in INPUTS.items():
-                if sequence in proposed and sequence not in chosen:
-                    setattr(self._parameterNode, name, proposed[sequence])
-        self._tell(self.ui.proposalLabel, sentence)
+                if sequence in volumes:
+                    setattr(self._parameterNode, name, volumes[sequence])
 
     # --- a run ---
 
@@ -298,12 +336,14 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         parameters = self._parameterNode
         replace = False
-        if parameters.outputSegmentation is not None and self.logic.holdsResult(parameters.outputSegmentation):
+        output = parameters.outputSegmentation
+        doomed = [] if output is None else self.logic.segmentsToReplace(output)
+        if doomed:
             replace = slicer.util.confirmOkCancelDisplay(
                 _(
-                    "{name} holds an earlier result. It will be replaced, edits of its segments included; your other "
-                    "segments in it stay. Replace it?"
-                ).format(name=parameters.outputSegmentation.GetName()),
+                    "{name} holds an earlier result. These segments will be replaced, edits included: {segments}. All "
+                    "others in it stay. Replace them?"
+                ).format(name=output.GetName(), segments=", ".join(doomed)),
                 windowTitle=_("MSTKDSegment"),
             )
             if not replace:
@@ -311,7 +351,6 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.logTextEdit.plainText = ""
         for label in (self.ui.noticeLabel, self.ui.statusLabel, self.ui.deviceLabel):
             self._tell(label, "")
-        self.showResult(None)
         try:
             self.task = self.logic.start(
                 self.chosenVolumes(),
@@ -348,7 +387,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressBar.value = round(100 * task.fraction)
         self._tell(self.ui.noticeLabel, task.device_notice)
         if going:
-            self._tell(self.ui.statusLabel, task.status)
+            self._say(task.status)
             return
         self.ticker.stop()
         self.task = None
@@ -358,7 +397,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif task.error is not None:
             self.showFailure(task.error, task.message)
         else:
-            self._tell(self.ui.statusLabel, task.message)
+            self._say(task.message)
 
     def _setRunning(self, running):
         self.ui.cancelButton.enabled = running
@@ -375,29 +414,28 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         known = self.logic.isExpected(error)
         logging.error("MSTKDSegment: %s", message, exc_info=None if known else error)
         slicer.util.showStatusMessage(f"MSTKDSegment: {message}", 10000)
-        self._tell(self.ui.statusLabel, message)
+        self._say(message, warning=True)
 
-    def showResult(self, result, seconds=0.0, deviceNotice=""):
-        """The table and what was said of the run; None takes them away."""
-        self.ui.resultCollapsibleButton.visible = result is not None
-        self._table = None if result is None else result.table
-        self.ui.resultTableView.setMRMLTableNode(self._table)
-        if result is None:
-            return
-        self.ui.resultTableView.resizeColumnsToContents()
-        self._tell(
-            self.ui.statusLabel,
-            _("{name}: done in {seconds:.0f} s.").format(name=result.node.GetName(), seconds=seconds),
-        )
+    def showResult(self, result, seconds, deviceNotice):
+        """The table, how long it took and what was said of the run."""
+        self.showTableOf(result.node)
+        self._say(_("{name}: done in {seconds:.0f} s.").format(name=result.node.GetName(), seconds=seconds))
         self._tell(self.ui.noticeLabel, "\n".join(filter(None, (deviceNotice, *result.notices))))
-        self._tell(
-            self.ui.provenanceLabel,
-            _("{sequences} on {device}, {bundle}").format(
-                sequences=result.provenance["sequences"],
-                device=result.provenance["device"],
-                bundle=result.provenance["bundle"],
-            ),
-        )
+
+    def showTableOf(self, segmentation):
+        """The measurements that belong to a segmentation node; None, or one without any, takes the section away."""
+        table, about = (None, "") if segmentation is None else self.logic.tableOf(segmentation)
+        self._shown = segmentation if table is not None else None
+        self.ui.resultCollapsibleButton.visible = table is not None
+        self.ui.resultTableView.setMRMLTableNode(table)
+        self._tell(self.ui.provenanceLabel, about)
+        if table is not None:
+            self.ui.resultTableView.resizeColumnsToContents()
+
+    def _say(self, text, warning=False):
+        """How a run goes or ended; a warning in the colour of warnings."""
+        self.ui.statusLabel.styleSheet = self._warningStyle if warning else ""
+        self._tell(self.ui.statusLabel, text)
 
     # --- PyTorch, device, weights ---
 
@@ -489,15 +527,24 @@ class MSTKDSegmentLogic(ScriptedLoadableModuleLogic):
         proposed, proposals = self.proposeVolumes(free)
         return proposed, unused(proposals)
 
-    def panelState(self, volumes, reference, weights):
+    def panelState(self, volumes, reference, weights, outputNode=None):
         """`MSTKDSegmentLib.panel.PanelState` for the choice, and a sentence on the weights."""
-        return self.core.panelState(volumes, reference, weights)
+        return self.core.panelState(volumes, reference, weights, outputNode)
 
     @staticmethod
-    def holdsResult(segmentationNode):
-        from MSTKDSegmentLib.slicer_scene import has_earlier_result
+    def tableOf(segmentationNode):
+        """The table of a result's measurements and what was run, in a line; (None, "") for any other segmentation."""
+        from MSTKDSegmentLib.slicer_output import measurements_of
 
-        return has_earlier_result(segmentationNode)
+        return measurements_of(segmentationNode)
+
+    @staticmethod
+    def segmentsToReplace(segmentationNode):
+        """Names of the segments that a new result in this node would replace; see `slicer_scene.earlier_result`."""
+        from MSTKDSegmentLib.slicer_scene import earlier_result
+
+        segmentation = segmentationNode.GetSegmentation()
+        return [segmentation.GetSegment(key).GetName() for key in earlier_result(segmentationNode)]
 
     @staticmethod
     def isExpected(error):

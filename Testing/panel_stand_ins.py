@@ -15,7 +15,7 @@ import vtk
 
 COMMON = {"visible": True, "enabled": True, "toolTip": ""}
 PROPERTIES = {
-    "QLabel": {"text": ""},
+    "QLabel": {"text": "", "styleSheet": ""},
     "QLineEdit": {"text": ""},
     "QPlainTextEdit": {"plainText": ""},
     "QProgressBar": {"value": 0},
@@ -119,6 +119,9 @@ class Application:
 
     def disconnect(self, signal: str, slot) -> None:
         self.connected.remove((signal, slot))
+
+    def palette(self):
+        return types.SimpleNamespace(color=lambda _role: types.SimpleNamespace(lightness=lambda: 240))
 
     def processEvents(self) -> None:  # noqa: N802
         pass

@@ -147,6 +147,13 @@ def test_what_a_proposal_leaves_open_is_asked():
     assert unused([propose_from_name("T1 T2")]) == 'Please decide on T1 T2: the name names both "t1" and "t2".'
 
 
+def test_many_open_questions_are_one_sentence():
+    proposals = [propose_from_name(name) for name in ("T1 T2", "T1 T2 a", "T1 T2 b")]
+    assert (
+        unused(proposals) == "3 volumes could take the same places; please choose among them: T1 T2, T1 T2 a, T1 T2 b."
+    )
+
+
 CARD = {"metrics": {"subsets": {"FLAIR": {"WT": 0.8, "TC": 0.4, "ET": 0.2, "n": 10}}}}
 
 

@@ -108,6 +108,15 @@ def test_dicom_headers_decide_where_there_are_any(scene):
     assert dicom_tags(nodes[3], header_value) == {}
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("AX T1 W/O CONTRAST", "AX T1 W/ CONTRAST"), ("T1/pre", "T1/post"), ("3: T1 w/o", "4: T1 W/GAD")],
+)
+def test_a_slash_in_a_nodes_name_is_no_folder(scene, first, second):
+    nodes = [make_volume(scene, name=name)[0] for name in (first, second)]
+    assert [proposal.modality for proposal in proposals_for(nodes)] == ["T1", "T1Gd"]
+
+
 def test_volumes_of_the_same_name_are_told_apart(scene):
     nodes = [dicom_volume(scene, "1.2.3", "series"), dicom_volume(scene, "1.2.4", "series", 1)]
     assert [proposal.modality for proposal in proposals_for(nodes, header_value)] == ["T1Gd", "FLAIR"]

@@ -21,8 +21,9 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("torch")
 from conftest import brain_image  # noqa: E402 - needs slicer
 from MSTKDSegmentLib import slicer_logic, torch_setup  # noqa: E402
-from MSTKDSegmentLib.errors import Cancelled, MSTKDError, OutputError, RoleError, WeightsError  # noqa: E402
+from MSTKDSegmentLib.errors import Cancelled, InputError, MSTKDError, OutputError, RoleError, WeightsError  # noqa: E402
 from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
+from MSTKDSegmentLib.regions import REGIONS  # noqa: E402
 from MSTKDSegmentLib.roles import propose_from_name  # noqa: E402
 from MSTKDSegmentLib.run_task import CANCELLED, DONE, FAILED  # noqa: E402
 from MSTKDSegmentLib.slicer_logic import SegmentLogic, job  # noqa: E402
@@ -213,6 +214,22 @@ def test_a_job_has_no_unknown_options():
         job({}, segmnets="labels")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((["T1"],), {}, "as a dictionary from sequence"),
+        (({"T1": "vtkMRMLScalarVolumeNode1"},), {}, "T1: 'vtkMRMLScalarVolumeNode1' is no node of the scene"),
+        (({}, "result"), {}, "output: 'result' is no node of the scene"),
+        (({},), {"segments": "nested"}, "Unknown segments 'nested'; use labels or regions"),
+        (({},), {"device": "gpu"}, "Unknown device 'gpu'; use auto, cpu"),
+        (({},), {"device": None}, "Unknown device None"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_begun(arguments, options, words):
+    with pytest.raises(InputError, match=words):
+        SegmentLogic().segment(*arguments, **options)
+
+
 def test_the_device_is_proved_in_the_childs_python():
     assert SegmentLogic().check_device("cpu").device == "cpu"
 
@@ -242,8 +259,9 @@ def module(monkeypatch):
 def test_the_modules_logic_passes_everything_on(module, scene, volumes, random_bundle):
     found = module.MSTKDSegmentLogic().segment(volumes, None, "cpu", weights=str(random_bundle), segments="regions")
     assert found.node.GetSegmentation().GetSegment("TC") is not None
-    assert module.MSTKDSegmentLogic.holdsResult(found.node)
-    assert not module.MSTKDSegmentLogic.holdsResult(scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "new"))
+    logic = module.MSTKDSegmentLogic
+    assert logic.segmentsToReplace(found.node) == [region.title for region in REGIONS]
+    assert logic.segmentsToReplace(scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "new")) == []
     assert module.MSTKDSegmentLogic.torchInstalled() == torch_setup.torch_installed()
     assert module.MSTKDSegmentLogic.isExpected(RoleError("x"))
     assert not module.MSTKDSegmentLogic.isExpected(ValueError("x"))

@@ -14,7 +14,7 @@ from MSTKDSegmentLib import slicer_output  # noqa: E402 - needs slicer
 from MSTKDSegmentLib.diameters import measure  # noqa: E402
 from MSTKDSegmentLib.errors import OutputError  # noqa: E402
 from MSTKDSegmentLib.regions import LABELS, REGIONS  # noqa: E402
-from MSTKDSegmentLib.slicer_output import PROBABILITY_OF, TABLE_OF, OutputChoice, deliver  # noqa: E402
+from MSTKDSegmentLib.slicer_output import PROBABILITY_OF, TABLE_OF, OutputChoice, deliver, measurements_of  # noqa: E402
 from MSTKDSegmentLib.slicer_scene import volume_from_node  # noqa: E402
 from MSTKDSegmentLib.worker_process import WorkerResult  # noqa: E402
 from scene_nodes import (  # noqa: E402
@@ -188,6 +188,20 @@ def test_an_earlier_result_is_replaced_only_when_allowed(scene):
     tables = scene.GetNodesByClass("vtkMRMLTableNode")
     assert tables.GetNumberOfItems() == 1
     assert columns(again.table)["Volume (ml)"] == [0.0] * 5
+
+
+def test_what_was_made_of_a_replaced_result_goes_with_it(scene):
+    reference, _ = make_volume(scene)
+    first = deliver(result_for(reference), reference, OutputChoice(probabilities=True))
+    names = {node.GetName() for node in first.probabilities.values()}
+    again = deliver(result_for(reference), reference, OutputChoice(first.node, probabilities=True, replace=True))
+    assert {node.GetName() for node in again.probabilities.values()} == names
+    assert again.table.GetName() == "T1 post tumour measurements"
+    assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1 + 3
+    deliver(result_for(reference), reference, OutputChoice(first.node, replace=True))
+    assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1
+    assert measurements_of(first.node)[1] == "T1Gd+FLAIR on cpu, b sha256 123"
+    assert measurements_of(scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "other")) == (None, "")
 
 
 def test_a_segmentation_of_the_users_own_needs_no_permission(scene):

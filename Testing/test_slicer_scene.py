@@ -10,7 +10,13 @@ from MSTKDSegmentLib.regions import LABELS, REGIONS, labels_to_regions
 
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 vtk = pytest.importorskip("vtk")
-from MSTKDSegmentLib.slicer_scene import add_segmentation, check_output_node, volume_from_node  # noqa: E402
+from MSTKDSegmentLib.slicer_scene import (  # noqa: E402
+    SEGMENTS_MADE,
+    add_segmentation,
+    check_output_node,
+    earlier_result,
+    volume_from_node,
+)
 from scene_nodes import (  # noqa: E402
     GRID,
     IJK_TO_RAS,
@@ -185,7 +191,7 @@ def test_an_existing_node_keeps_its_place_and_the_users_segments(scene):
     node = add_segmentation(make_labels(), reference, output_node=output, provenance={"new": "2"})
     assert node is output
     assert output.GetTransformNodeID() == own.GetID()
-    assert attributes(output) == {"MSTKDSegment.new": "2"}
+    assert {key for key in attributes(output) if key != SEGMENTS_MADE} == {"MSTKDSegment.new"}
     names = [output.GetSegmentation().GetSegment(key).GetName() for key in segment_ids(output)]
     assert names == ["my own ET", *(structure.title for structure in LABELS)]
     assert binary(output, "ET")[0].sum() == 27
@@ -194,6 +200,36 @@ def test_an_existing_node_keeps_its_place_and_the_users_segments(scene):
     to_world = shift(30, 0, 0) @ rotation(0, 40) @ matrix
     expected = REGISTRATION @ IJK_TO_RAS @ np.append(np.argwhere(make_labels() == 2).mean(axis=0)[::-1], 1)
     np.testing.assert_allclose(to_world @ np.append(np.argwhere(mask).mean(axis=0)[::-1], 1), expected, atol=1e-6)
+
+
+def copy_segment(source, segment_id: str, target, new_id: str, name: str) -> None:
+    """As Slicer's buttons copy: tags and all."""
+    segment = slicer.vtkSegment()
+    segment.DeepCopyMetadata(source.GetSegmentation().GetSegment(segment_id))
+    labelmap = slicer.vtkOrientedImageData()
+    source.GetBinaryLabelmapRepresentation(segment_id, labelmap)
+    segment.AddRepresentation("Binary labelmap", labelmap)
+    segment.SetName(name)
+    segment.SetLabelValue(1)
+    target.GetSegmentation().AddSegment(segment, new_id)
+
+
+def test_copies_and_renamed_segments_are_the_users_and_never_replaced(scene):
+    reference, _ = make_volume(scene)
+    result = add_segmentation(make_labels(), reference)
+    copy_segment(result, "ET", result, "Segment_1", "ET corrected by Dr. A")
+    plan = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "my planning")
+    copy_segment(result, "ET", plan, "ET", "Enhancing tumour (ET)")  # not even renamed, but made by nobody here
+    assert earlier_result(plan) == []
+    result.GetSegmentation().GetSegment("ED").SetName("oedema, checked")
+    assert earlier_result(result) == ["NCR", "ET"]
+    for node in (result, plan):
+        add_segmentation(np.zeros(GRID, np.uint8), reference, output_node=node)
+    names = [result.GetSegmentation().GetSegment(key).GetName() for key in segment_ids(result)]
+    assert names[:2] == ["oedema, checked", "ET corrected by Dr. A"]
+    assert binary(result, "ED")[0].sum() == (make_labels() == 2).sum()
+    assert binary(result, "Segment_1")[0].sum() == (make_labels() == 3).sum()
+    assert binary(plan, "ET")[0].sum() == (make_labels() == 3).sum()
 
 
 def test_outputs_that_cannot_take_the_result_are_refused_early(scene):

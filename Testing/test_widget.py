@@ -14,7 +14,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("torch")
 from conftest import brain_image  # noqa: E402 - needs slicer
 from panel_stand_ins import Application, Choice, Parameters, Timer, widgets_of  # noqa: E402
-from scene_nodes import node_ids, volume_of_image  # noqa: E402
+from scene_nodes import add_user_segment, node_ids, volume_of_image  # noqa: E402
 
 FOLDER = Path(__file__).parents[1] / "MSTKDSegment"
 
@@ -54,6 +54,7 @@ def panel(scene, monkeypatch, random_bundle):
     i18n.tr, i18n.translate = (lambda text: text), (lambda _context, text: text)
     qt = types.ModuleType("qt")
     qt.QTimer = Timer
+    qt.QPalette = types.SimpleNamespace(Window=10)
     parameters = types.ModuleType("MSTKDSegmentLib.slicer_parameters")
     parameters.MSTKDSegmentParameterNode = Parameters
     for stand_in in (bases, i18n, qt, parameters):
@@ -226,6 +227,61 @@ def test_inputs_that_come_after_the_parameters_of_a_loaded_scene_are_found(panel
     assert panel.chosenVolumes() == {"FLAIR": flair}
     settle(panel)
     assert panel.chosenVolumes() == {"FLAIR": flair}  # T1Gd was empty on purpose
+
+
+def test_volumes_that_come_one_after_another_are_all_proposed(panel, scene):
+    volume_of_image(scene, brain_image(1), "T1 pre")
+    settle(panel)
+    assert list(panel.chosenVolumes()) == ["T1", "T1Gd", "FLAIR"]
+    volume_of_image(scene, brain_image(5), "T2")
+    settle(panel)
+    assert list(panel.chosenVolumes()) == ["T1", "T1Gd", "T2", "FLAIR"]
+    # The next patient's volumes change nothing by themselves, and the button says why.
+    before = panel.chosenVolumes()
+    volume_of_image(scene, brain_image(6), "other T2")
+    settle(panel)
+    assert panel.chosenVolumes() == before
+    panel.ui.proposeButton.click()
+    assert panel.ui.proposalLabel.text.startswith("All four are chosen.")
+
+
+def test_after_a_choice_by_hand_nothing_is_proposed_any_more(panel, scene):
+    panel._parameterNode.flair = None
+    volume_of_image(scene, brain_image(1), "T1 pre")
+    settle(panel)
+    assert list(panel.chosenVolumes()) == ["T1Gd"]
+
+
+def test_the_table_of_a_chosen_result_is_shown_and_stays_when_a_run_is_cancelled(panel, scene):
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    table = panel.ui.resultTableView.table
+    panel.ui.segmentButton.click()
+    panel.ui.cancelButton.click()
+    assert panel.ui.resultTableView.table is table
+    panel.showTableOf(None)  # as after loading a scene
+    panel._parameterNode.outputSegmentation = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+    assert panel.ui.resultTableView.table is table
+    assert panel.ui.provenanceLabel.text.startswith("T1Gd+FLAIR on cpu")
+    scene.RemoveNode(panel._parameterNode.outputSegmentation)
+    assert panel.ui.resultTableView.table is None
+    assert not panel.ui.resultCollapsibleButton.visible
+
+
+def test_an_output_that_cannot_take_the_result_is_said_before_the_run(panel, scene):
+    surface = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "surface")
+    add_user_segment(surface, "a")
+    surface.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    panel._parameterNode.outputSegmentation = surface
+    assert "surface: its segments are closed surfaces" in panel.ui.problemLabel.text
+    assert not panel.ui.segmentButton.enabled
+
+
+def test_a_failure_looks_like_one(panel):
+    panel.showFailure(ValueError("no"))
+    assert panel.ui.statusLabel.styleSheet == panel._warningStyle != ""
+    panel.ui.segmentButton.click()
+    assert panel.ui.statusLabel.styleSheet == ""
 
 
 def test_what_somebody_emptied_stays_empty(panel):

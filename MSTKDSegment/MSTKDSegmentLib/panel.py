@@ -17,6 +17,8 @@ from .roles import RoleProposal
 from .translation import _
 from .volumes import MIN_SLICES
 
+MOST_QUESTIONS = 2  # one by one with their reasons; more would push the rest of the panel away
+
 
 @dataclass(frozen=True)
 class InputFacts:
@@ -209,6 +211,10 @@ def proposal_tip(facts: Optional[InputFacts]) -> str:
 def unused(proposals: Sequence[RoleProposal]) -> str:
     """What to tell of the volumes that a proposal left out; "" when there are none worth a word."""
     asked = [proposal for proposal in proposals if proposal.certainty == "ambiguous"]
+    if len(asked) > MOST_QUESTIONS:
+        return _("{count} volumes could take the same places; please choose among them: {names}.").format(
+            count=len(asked), names=", ".join(proposal.source.strip() for proposal in asked)
+        )
     return " ".join(
         _("Please decide on {name}: {reason}.").format(name=proposal.source, reason=proposal.reason)
         for proposal in asked

@@ -105,6 +105,13 @@ _SLASHED = (
 )
 
 
+def written_out(name: str) -> str:
+    """A name that is no path, its slashes written out: "T1 W/O GD" -> "T1 without GD", "T1/post" -> "T1 post"."""
+    for slashed, words in _SLASHED:
+        name = slashed.sub(words, name)
+    return name.replace("/", " ").replace("\\", " ")
+
+
 def split_ending(name: str) -> tuple[str, str]:
     """`"a_t1.nii.gz"` -> `("a_t1", ".nii.gz")`; the ending is "" where it is that of no volume or DICOM file."""
     for ending in (*VOLUME_ENDINGS, ".dcm", ".ima"):

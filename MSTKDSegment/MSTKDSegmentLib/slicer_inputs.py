@@ -16,7 +16,7 @@ from .dicom import DICOM_TAGS
 from .errors import MSTKDError
 from .overlap import is_skull_stripped
 from .panel import InputFacts
-from .roles import RoleProposal
+from .roles import RoleProposal, written_out
 from .slicer_scene import ijk_to_ras, matrix_between, volume_obstacle, voxels_of
 
 InstanceValue = Callable[[str, str], str]
@@ -31,7 +31,7 @@ def proposals_for(nodes: Sequence[Any], instance_value: Optional[InstanceValue] 
     sources: list[Path] = []
     tags = {}
     for node in nodes:
-        source = Path((node.GetName() or "unnamed").replace("\0", " "))
+        source = Path(written_out((node.GetName() or "unnamed").replace("\0", " ")))
         while str(source) in map(str, sources):  # nodes may share a name, proposals are told apart by it
             source = Path(f"{source} ")
         sources.append(source)

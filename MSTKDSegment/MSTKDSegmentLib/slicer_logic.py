@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +12,13 @@ from typing import Any, Callable, Optional
 from .card_reader import CardReader
 from .child_python import find_python
 from .device_check import DeviceReport, check_device
-from .errors import Cancelled, MSTKDError, RoleError
+from .errors import Cancelled, InputError, MSTKDError, RoleError
 from .handover import Request
 from .panel import PanelState, panel_state, problem_with
 from .run_task import SegmentationTask
 from .slicer_inputs import InputReader, InstanceValue, proposals_for
 from .slicer_output import PROBABILITY_OF, OutputChoice, SegmentResult, deliver, require_replaceable
-from .slicer_scene import check_output_node, volume_from_node
+from .slicer_scene import STRUCTURES, check_output_node, volume_from_node
 from .torch_setup import TORCH_MISSING, torch_installed
 from .translation import _
 from .worker_process import WorkerRun, segment_in_worker, worker_command
@@ -56,7 +57,20 @@ def job(
     probabilities: bool = False,
     replace: bool = False,
 ) -> Job:
-    """A `Job` from plain arguments; they are those of `Job` and `OutputChoice`."""
+    """A `Job` from plain arguments; they are those of `Job` and `OutputChoice`. Raises InputError for wrong ones."""
+    if not isinstance(volumes, Mapping):
+        raise InputError(_("Give the volumes as a dictionary from sequence (T1, T1Gd, T2, FLAIR) to node."))
+    for name, node in [*volumes.items(), ("output", output_node)]:
+        if node is not None and not hasattr(node, "GetParentTransformNode"):
+            raise InputError(
+                _(
+                    "{name}: {value!r} is no node of the scene. Give the node itself, as slicer.util.getNode does."
+                ).format(name=name, value=node)
+            )
+    if segments not in STRUCTURES:
+        raise InputError(_("Unknown segments {segments!r}; use labels or regions.").format(segments=segments))
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device.strip().lower()):
+        raise InputError(_("Unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps.").format(device=device))
     output = OutputChoice(output_node, segments, surface, probabilities, replace)
     return Job(volumes, output, device, reference, weights)
 
@@ -95,10 +109,19 @@ class SegmentLogic:
         return problem_with(self.reader.facts(volumes))
 
     def panelState(  # noqa: N802
-        self, volumes: Mapping[str, Any], reference: str = "", weights: str = ""
+        self,
+        volumes: Mapping[str, Any],
+        reference: str = "",
+        weights: str = "",
+        outputNode: Optional[Any] = None,  # noqa: N803
     ) -> tuple[PanelState, str]:
         """What the panel shows for this choice, and a sentence on the weights, "" for those that ship."""
         card, problem, about = self._weights.card(weights)
+        if outputNode is not None and not problem:
+            try:
+                check_output_node(outputNode)
+            except MSTKDError as error:
+                problem = str(error)
         return panel_state(self.reader.facts(volumes), card, problem, torch_installed(), reference), about
 
     def segment(

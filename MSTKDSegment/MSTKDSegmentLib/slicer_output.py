@@ -21,7 +21,7 @@ from .slicer_scene import (
     add_segmentation,
     all_or_nothing,
     as_vtk_matrix,
-    has_earlier_result,
+    earlier_result,
     ijk_to_ras,
     structure_of,
 )
@@ -30,6 +30,9 @@ from .worker_process import WorkerResult
 
 TABLE_OF = "MSTKDSegment.table"
 """Node reference role from a segmentation to the table of its measurements."""
+
+PROBABILITIES_OF = "MSTKDSegment.probabilities"
+"""Node reference role from a segmentation to its probability volumes."""
 
 PROBABILITY_OF = f"{ATTRIBUTE_PREFIX}probability"
 """Attribute of a probability volume: the region that it is of. Such volumes are never proposed as inputs."""
@@ -67,7 +70,7 @@ class SegmentResult:
 
 def require_replaceable(choice: OutputChoice) -> None:
     """Raises OutputError where the chosen segmentation holds an earlier result that must not be replaced."""
-    if choice.node is not None and not choice.replace and has_earlier_result(choice.node):
+    if choice.node is not None and not choice.replace and earlier_result(choice.node):
         raise OutputError(
             _("{name} holds an earlier result. Choose another output, or allow it to be replaced.").format(
                 name=choice.node.GetName()
@@ -92,7 +95,7 @@ def deliver(result: WorkerResult, reference: Any, choice: OutputChoice) -> Segme
         probabilities = {}
         if choice.probabilities and result.region_probabilities is not None:
             for structure, array in zip(REGIONS, result.region_probabilities):
-                name = f"{node.GetName()} {structure.key} probability"
+                name = _probability_name(node, structure.key)
                 probabilities[structure.key] = _scalar_volume(array, reference, name)
                 probabilities[structure.key].SetAttribute(PROBABILITY_OF, structure.key)
         table = _table(node, result.measurements)
@@ -102,11 +105,43 @@ def deliver(result: WorkerResult, reference: Any, choice: OutputChoice) -> Segme
             notices.append(_("The 3-D surface could not be made; the segments themselves are complete."))
         for made in (node, table, *probabilities.values()):
             _place_beside(reference, made)
-    earlier = node.GetNodeReference(TABLE_OF)
-    node.SetNodeReferenceID(TABLE_OF, table.GetID())
-    if earlier is not None:  # it measured what has just been replaced
-        node.GetScene().RemoveNode(earlier)
+    _take_over(node, table, probabilities)
     return SegmentResult(node, table, probabilities, result.volumes_ml, tuple(notices), dict(result.provenance))
+
+
+def _take_over(node: Any, table: Any, probabilities: Mapping[str, Any]) -> None:
+    """What was made of the result that has just been replaced goes; what was made now takes its names."""
+    scene = node.GetScene()
+    roles = (TABLE_OF, PROBABILITIES_OF)
+    stale = [node.GetNthNodeReference(role, n) for role in roles for n in range(node.GetNumberOfNodeReferences(role))]
+    for role in roles:
+        node.RemoveNodeReferenceIDs(role)
+    for old in filter(None, stale):
+        scene.RemoveNode(old)
+    names = {_table_name(node): table, **{_probability_name(node, key): made for key, made in probabilities.items()}}
+    for name, made in names.items():
+        if made.GetName() != name and scene.GetFirstNodeByName(name) is None:
+            made.SetName(name)
+    node.SetNodeReferenceID(TABLE_OF, table.GetID())
+    for made in probabilities.values():
+        node.AddNodeReferenceID(PROBABILITIES_OF, made.GetID())
+
+
+def measurements_of(node: Any) -> tuple[Optional[Any], str]:
+    """The table of a result's measurements, and which sequences, device and weights made it; (None, "") for others."""
+    table = node.GetNodeReference(TABLE_OF)
+    if table is None:
+        return None, ""
+    said = {key: node.GetAttribute(ATTRIBUTE_PREFIX + key) or "?" for key in ("sequences", "device", "bundle")}
+    return table, _("{sequences} on {device}, {bundle}").format(**said)
+
+
+def _table_name(node: Any) -> str:
+    return f"{node.GetName()} measurements"
+
+
+def _probability_name(node: Any, key: str) -> str:
+    return f"{node.GetName()} {key} probability"
 
 
 # --- the segmentation's looks ---------------------------------------------------------------------------------------
@@ -140,7 +175,7 @@ def show_surface(node: Any) -> bool:
 
 def _table(node: Any, measurements: Mapping[str, Mapping[str, float]]) -> Any:
     scene = node.GetScene()
-    table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} measurements"))
+    table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(_table_name(node)))
     names = {structure.key: structure.name for structure in (*REGIONS, *LABELS)}
     _add_column(table, _("Structure"), "", list(measurements))
     for name, title, key, digits in (

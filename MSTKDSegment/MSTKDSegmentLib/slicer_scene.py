@@ -8,6 +8,7 @@ segmentation node that exists stays where it is; the label map is then expressed
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional
@@ -25,7 +26,11 @@ from .volumes import Volume, volume_from_image
 
 ATTRIBUTE_PREFIX = "MSTKDSegment."
 SEGMENT_TAG = "MSTKDSegment.structure"
-"""Marks the segments that this module made: only these are replaced when a segmentation node is used again."""
+"""Marks the segments that this module made, and copies of them."""
+SEGMENTS_MADE = f"{ATTRIBUTE_PREFIX}segments"
+"""Attribute of a segmentation node: the ids of the segments that this module made in it, as a JSON list. Only these,
+and of them only those that still have their name, are replaced when the node is used again.
+"""
 
 STRUCTURES: Mapping[str, Sequence[Structure]] = {"labels": LABELS, "regions": REGIONS}
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -172,8 +177,9 @@ def add_segmentation(
         check_output_node(output_node)
     with all_or_nothing(reference_node.GetScene(), output_node):
         node = output_node or _new_node(reference_node, name or f"{reference_node.GetName()} tumour")
-        _fill(node, labels, reference_node, STRUCTURES[segments])
+        made = _fill(node, labels, reference_node, STRUCTURES[segments])
         _set_provenance(node, provenance or {})
+        node.SetAttribute(SEGMENTS_MADE, json.dumps(made))
     return node
 
 
@@ -221,7 +227,7 @@ def _restorer(node: Any) -> Callable[[], None]:
     """A function that gives the segmentation node back its segments, attributes and reference geometry of now."""
     segmentation = node.GetSegmentation()
     ids = _segment_ids(segmentation)
-    earlier = {key: _segment_copy(segmentation.GetSegment(key)) for key in _earlier_result(segmentation)}
+    earlier = {key: _segment_copy(segmentation.GetSegment(key)) for key in earlier_result(node)}
     attributes = {key: node.GetAttribute(key) for key in node.GetAttributeNames()}
     role = node.GetReferenceImageGeometryReferenceRole()
     reference_id = node.GetNodeReferenceID(role)
@@ -269,27 +275,39 @@ def structure_of(segment: Any) -> str:
     return str(key) if segment.GetTag(SEGMENT_TAG, key) else ""
 
 
-def has_earlier_result(node: Any) -> bool:
-    """Whether a segmentation node holds segments that this module made."""
-    return bool(_earlier_result(node.GetSegmentation()))
+def earlier_result(node: Any) -> list[str]:
+    """Ids of the segments that a new result in this node replaces: made here by this module, and not renamed since.
+
+    A copy of one, here or in another node, and one that was given a name of its own are the user's work.
+    """
+    try:
+        made = set(json.loads(node.GetAttribute(SEGMENTS_MADE) or "[]"))
+    except (ValueError, TypeError):
+        return []
+    segmentation = node.GetSegmentation()
+    titles = {structure.key: structure.title for structure in (*LABELS, *REGIONS)}
+    found = []
+    for segment_id in _segment_ids(segmentation):
+        segment = segmentation.GetSegment(segment_id)
+        key = structure_of(segment)
+        if segment_id in made and key and segment.GetName() == titles.get(key):
+            found.append(segment_id)
+    return found
 
 
-def _earlier_result(segmentation: Any) -> list[str]:
-    return [key for key in _segment_ids(segmentation) if segmentation.GetSegment(key).HasTag(SEGMENT_TAG)]
-
-
-def _fill(node: Any, labels: np.ndarray, reference_node: Any, structures: Sequence[Structure]) -> None:
+def _fill(node: Any, labels: np.ndarray, reference_node: Any, structures: Sequence[Structure]) -> list[str]:
     to_node = matrix_between(
         reference_node.GetParentTransformNode(), node.GetParentTransformNode(), reference_node.GetName()
     )
     matrix = to_node @ ijk_to_ras(reference_node)
     segmentation = node.GetSegmentation()
     segmentation.SetSourceRepresentationName(_labelmap_name())
-    for segment_id in _earlier_result(segmentation):
+    for segment_id in earlier_result(node):
         segmentation.RemoveSegment(segment_id)
     node.SetReferenceImageGeometryParameterFromVolumeNode(reference_node)
     # Labels exclude one another and share one label map; nested regions overlap and need one each.
     shared = _labelmap(labels, matrix) if structures is LABELS else None
+    made = []
     for structure in structures:
         if shared is not None:
             labelmap, value = shared, structure.labels[0]
@@ -306,6 +324,8 @@ def _fill(node: Any, labels: np.ndarray, reference_node: Any, structures: Sequen
                     name=node.GetName(), key=structure.key
                 )
             )
+        made.append(segment_id)
+    return made
 
 
 def _segment(structure: Structure) -> Any:
