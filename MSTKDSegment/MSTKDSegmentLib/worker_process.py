@@ -32,6 +32,8 @@ from .translation import _
 
 # How long a child that was told to go may take before it is killed, and how often a waiting caller looks.
 GRACE_SECONDS, LOOK_SECONDS = 1.0, 0.03
+# Inside Slicer no other thread of Python's runs while the window waits for events; the readers live on these moments.
+YIELD_SECONDS = 0.005
 LOG_LINES = 200
 FOLDER_PREFIX = "mstkdsegment-"
 
@@ -141,6 +143,7 @@ class WorkerRun:
 
     def poll(self) -> bool:
         """Take in what the child said since the last call (`fraction`, `text`, `device`, `log`); True while it runs."""
+        time.sleep(YIELD_SECONDS)
         running = self.running  # first: what is said between the two lines is read by the next call
         while not self._events.empty():
             self._take(self._events.get())
