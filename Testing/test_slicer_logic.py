@@ -121,6 +121,10 @@ def test_the_task_delivers_the_chosen_output_and_reference(scene, volumes, rando
 
 
 def child_of(task) -> int:
+    end = time.monotonic() + 30
+    while task._run._process is None:  # the volumes are being handed over
+        assert time.monotonic() < end
+        time.sleep(0.01)
     return task._run._process.pid
 
 

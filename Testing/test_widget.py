@@ -323,7 +323,9 @@ def test_a_device_that_does_not_work_is_told(panel, monkeypatch):
 
 def test_quitting_ends_the_run_and_the_widget_lets_go_of_everything(panel):
     panel.ui.segmentButton.click()
-    process = panel.task._run._process
+    run = panel.task._run
+    run._starter.join()
+    process = run._process
     signal, slot = slicer.app.connected[0]
     assert signal == "aboutToQuit()"
     slot()

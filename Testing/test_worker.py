@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
+from MSTKDSegmentLib import worker_process
 from MSTKDSegmentLib.errors import Cancelled, DeviceError, MSTKDError, RoleError, WeightsError
 from MSTKDSegmentLib.handover import Request, read_request, write_request
 from MSTKDSegmentLib.pipeline import Segmenter
@@ -244,6 +245,51 @@ time.sleep(60)
     assert within(20, lambda: is_gone(int(pid)))
     assert Path(folder).parent == tmp_path
     assert not Path(folder).exists()  # a patient's volumes
+
+
+def test_handing_over_keeps_nobody_waiting_and_can_be_given_up(request_, temporary, monkeypatch):
+    """A large volume on a slow disk."""
+
+    def slow(folder, request, given_up):
+        while not given_up():
+            time.sleep(0.01)
+        (folder / "half written").write_text("")
+        time.sleep(0.2)
+
+    monkeypatch.setattr(worker_process, "write_request", slow)
+    before = time.monotonic()
+    run = WorkerRun(request_, wait=False)
+    assert run.poll()
+    assert time.monotonic() - before < 0.5
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*"))
+    run.close()
+    assert time.monotonic() - before < 2
+    assert run._process is None
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
+
+
+def test_a_disk_that_takes_longer_than_anybody_waits_is_cleared_in_the_end(request_, temporary, monkeypatch):
+    def very_slow(folder, request, given_up):
+        time.sleep(2)
+        (folder / "T1.npy").write_text("")
+
+    monkeypatch.setattr(worker_process, "write_request", very_slow)
+    monkeypatch.setattr(worker_process, "GRACE_SECONDS", 0.1)
+    run = WorkerRun(request_, wait=False)
+    before = time.monotonic()
+    run.close()
+    assert time.monotonic() - before < 1
+    assert within(10, lambda: list(temporary.glob(f"{FOLDER_PREFIX}*")) == [])
+    assert run._process is None
+
+
+def test_what_goes_wrong_while_starting_is_told_at_the_end(request_, temporary):
+    run = WorkerRun(request_, ["/nowhere/no-python"], wait=False)
+    assert within(10, lambda: not run.poll())
+    with pytest.raises(MSTKDError, match=r"no-python: the segmentation process cannot be started"):
+        run.result()
+    run.close()
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
 
 
 # --- dying ---

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -37,8 +37,11 @@ class Request:
     want_probabilities: bool = False
 
 
-def write_request(folder: Path, request: Request) -> None:
-    """Put the request into `folder`. Raises OutputError where the disk does not take it."""
+def write_request(folder: Path, request: Request, given_up: Callable[[], bool] = lambda: False) -> None:
+    """Put the request into `folder`; stops between two volumes once `given_up()`.
+
+    Raises OutputError where the disk does not take it.
+    """
     about: dict[str, Any] = {
         "device": request.device,
         "reference": request.reference,
@@ -48,6 +51,8 @@ def write_request(folder: Path, request: Request) -> None:
     }
     try:
         for name, volume in request.volumes.items():
+            if given_up():
+                return
             image = volume.image
             np.save(folder / f"{name}.npy", sitk.GetArrayViewFromImage(image))
             about["sequences"][name] = {

@@ -164,7 +164,7 @@ class SegmentLogic:
         Raises MSTKDError where the inputs, the output or torch stand in the way; then nothing was begun.
         """
         wanted = job(volumes, outputNode, device, **options)
-        run = WorkerRun(self._request(wanted), self._child())
+        run = WorkerRun(self._request(wanted), self._child(), wait=False)
         return SegmentationTask(
             run, lambda result: deliver(result, wanted.given[result.reference], wanted.output), _loss_of(wanted)
         )

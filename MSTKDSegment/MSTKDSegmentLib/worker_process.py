@@ -101,8 +101,14 @@ class WorkerRun:
         request: Request,
         command: Optional[Sequence[str]] = None,
         environment: Optional[Mapping[str, str]] = None,
+        *,
+        wait: bool = True,
     ) -> None:
-        """`command`: see `worker_command`; the folder is added. `environment`: that of the child, default ours."""
+        """`command`: see `worker_command`; the folder is added. `environment`: that of the child, default ours.
+
+        wait: hand over and start before returning, and raise here what goes wrong with that. Otherwise it is done
+        behind the caller's back, who has a window to keep alive, and `result` raises it.
+        """
         self.fraction, self.text = 0.0, "starting"
         self.device: Optional[Mapping[str, Any]] = None
         self.log: deque[str] = deque(maxlen=LOG_LINES)
@@ -110,20 +116,20 @@ class WorkerRun:
         self._started = time.monotonic()
         self._result: Optional[Mapping[str, Any]] = None
         self._error: Optional[MSTKDError] = None
+        self._failure: Optional[BaseException] = None
         self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._process: Optional[subprocess.Popen[str]] = None
+        self._readers: list[threading.Thread] = []
         self.folder = _new_folder()
-        try:
-            write_request(self.folder, request)
-            self._process = self._start(command or worker_command(), environment)
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
-        self._readers = [
-            threading.Thread(target=read, args=(stream,), daemon=True)
-            for read, stream in ((self._read_events, self._process.stdout), (self._read_log, self._process.stderr))
-        ]
-        for reader in self._readers:
-            reader.start()
+        self._starter = threading.Thread(
+            target=self._begin, args=(request, command or worker_command(), environment), daemon=True
+        )
+        self._starter.start()
+        if wait:
+            self._starter.join()
+            if self._failure is not None:
+                raise self._failure
 
     def __enter__(self) -> WorkerRun:
         return self
@@ -138,8 +144,11 @@ class WorkerRun:
 
     @property
     def running(self) -> bool:
-        """Whether the child lives or something that it said has not been read yet."""
-        return self._process.poll() is None or any(reader.is_alive() for reader in self._readers)
+        """Whether the child is being started or lives, or something that it said has not been read yet."""
+        if self._starter.is_alive():
+            return True
+        alive = self._process is not None and self._process.poll() is None
+        return alive or any(reader.is_alive() for reader in self._readers)
 
     def poll(self) -> bool:
         """Take in what the child said since the last call (`fraction`, `text`, `device`, `log`); True while it runs."""
@@ -152,9 +161,10 @@ class WorkerRun:
     def result(self) -> WorkerResult:
         """What the finished child left. Raises the error that it named, or MSTKDError saying how it ended."""
         self.poll()
-        if self._error is not None:
-            raise self._error
-        code = self._process.poll()
+        for error in (self._failure, self._error):
+            if error is not None:
+                raise error
+        code = self._process.poll() if self._process is not None else None
         if self._result is None or code != 0:
             raise MSTKDError(self._how_it_ended(code))
         about = self._result
@@ -171,18 +181,42 @@ class WorkerRun:
 
     def close(self) -> None:
         """End the child, within a second or two, and remove the folder; what it found is lost unless it was read."""
-        stdin = self._process.stdin
-        if stdin is not None and not stdin.closed:
-            stdin.close()
+        self._closing.set()
+        self._starter.join(GRACE_SECONDS)
+        if not self._starter.is_alive():  # else it is writing a large volume, and ends everything after that
+            self._end()
+
+    # --- inside ---
+
+    def _begin(self, request: Request, command: Sequence[str], environment: Optional[Mapping[str, str]]) -> None:
         try:
-            self._process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            kill_all(self._process)
+            write_request(self.folder, request, self._closing.is_set)
+            if not self._closing.is_set():
+                process = self._start(command, environment)
+                self._readers = [
+                    threading.Thread(target=read, args=(stream,), daemon=True)
+                    for read, stream in ((self._read_events, process.stdout), (self._read_log, process.stderr))
+                ]
+                for reader in self._readers:
+                    reader.start()
+                self._process = process
+        except BaseException as error:  # raised where the caller asks
+            self._failure = error
+        if self._failure is not None or self._closing.is_set():
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            stdin = self._process.stdin
+            if stdin is not None and not stdin.closed:
+                stdin.close()
+            try:
+                self._process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                kill_all(self._process)
         for reader in self._readers:
             reader.join(GRACE_SECONDS)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    # --- inside ---
 
     def _start(self, command: Sequence[str], environment: Optional[Mapping[str, str]]) -> subprocess.Popen[str]:
         try:
@@ -261,7 +295,7 @@ def segment_in_worker(
     true `cancel()` ends the child and raises Cancelled. Raises the errors of `pipeline.Segmenter.segment` too, and
     MSTKDError with the child's last words where it died.
     """
-    with WorkerRun(request, command, environment) as run:
+    with WorkerRun(request, command, environment, wait=False) as run:
         while run.poll():
             if cancel is not None and cancel():
                 raise Cancelled("cancelled; nothing was written")
