@@ -1,13 +1,16 @@
-"""Which Python runs the worker, and how: in Slicer `sys.executable` is Slicer itself or a launcher."""
+"""Child processes: which Python runs them (in Slicer `sys.executable` is Slicer itself or a launcher), start, end."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from .errors import MSTKDError
 from .translation import _
@@ -59,3 +62,47 @@ def module_command(module: str, python: str, paths: Sequence[str] = ()) -> list[
         f"from runpy import run_module; run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
     return [python, "-u", "-c", start]
+
+
+def start_child(
+    arguments: Sequence[str], environment: Optional[Mapping[str, str]], *, stdin: int, stdout: int, stderr: int
+) -> subprocess.Popen[str]:
+    """Start a process of text in UTF-8 that finds this library; stdin, stdout and stderr as Popen takes them.
+
+    environment: the child's, None for ours. Raises OSError where it cannot be started. `kill_all` ends it.
+    """
+    return subprocess.Popen(
+        arguments,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=_environment(environment),
+        encoding="utf-8",
+        errors="replace",
+        **_apart(),
+    )
+
+
+def _environment(environment: Optional[Mapping[str, str]]) -> dict[str, str]:
+    """`environment` (default: ours) for a child that finds this library and speaks UTF-8."""
+    variables = dict(os.environ if environment is None else environment)
+    paths = [str(LIBRARY_PARENT), *filter(None, [variables.get("PYTHONPATH")])]
+    variables.update(PYTHONPATH=os.pathsep.join(paths), PYTHONIOENCODING="utf-8")
+    return variables
+
+
+def _apart() -> dict[str, Any]:
+    """Popen's arguments: no console window on Windows; elsewhere Ctrl-C in a terminal is for the parent alone."""
+    if os.name == "nt":
+        return {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
+    return {"start_new_session": True}
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """End a child of `start_child`, and on POSIX what it has started itself; then wait for it."""
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
+    else:
+        process.kill()
+    process.wait()

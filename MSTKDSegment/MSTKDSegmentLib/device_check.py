@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from .child_python import module_command
+from .child_python import kill_all, module_command, start_child
 from .errors import DeviceError, MSTKDError
 from .translation import _
-from .worker_process import LOOK_SECONDS, child_environment, kill_all, no_window
+from .worker_process import LOOK_SECONDS
 
 TIMEOUT_SECONDS = 180.0  # the first start after an install compiles and loads gigabytes
 
@@ -56,16 +56,8 @@ def check_device(
     """
     arguments = [*module_command("MSTKDSegmentLib.device_check", python or sys.executable, paths), device]
     try:
-        child = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=child_environment(environment),
-            encoding="utf-8",
-            errors="replace",
-            **no_window(),
-        )
+        nothing = subprocess.DEVNULL
+        child = start_child(arguments, environment, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing)
     except OSError as error:
         raise MSTKDError(
             _("{python}: no process can be started ({error}).").format(python=arguments[0], error=error)

@@ -71,13 +71,11 @@ def find_foreground(image: sitk.Image) -> Foreground:
 
     Raises InputError for a constant volume.
     """
-    voxels = sitk.GetArrayViewFromImage(image)
-    brain = voxels != _background(voxels)
-    stripped = _is_brain_alone(brain, image)
-    mask = brain if stripped else _head(image)
+    brain = brain_alone(image)
+    mask = _head(image) if brain is None else brain
     if not mask.any():
         raise InputError("A volume shows no head or brain: all its voxels are equal. Give the MRI volume itself.")
-    return Foreground(mask, stripped)
+    return Foreground(mask, brain is not None)
 
 
 def foreground(image: sitk.Image) -> np.ndarray:
@@ -86,17 +84,23 @@ def foreground(image: sitk.Image) -> np.ndarray:
 
 
 def is_skull_stripped(image: sitk.Image) -> bool:
-    """Whether the brain lies alone in a constant background.
+    """Whether the brain lies alone in a constant background, by the evidence of `brain_alone`."""
+    return brain_alone(image) is not None
+
+
+def brain_alone(image: sitk.Image) -> Optional[np.ndarray]:
+    """The mask (D, H, W) of a brain that lies alone in a constant background; None where it does not.
 
     Evidence: at least 30 % of the voxels, and 80 % of each border face, hold exactly the background value. Up to two
     faces may cut through the brain when 99 % of all others are background and no slice is larger than a brain's.
     """
     voxels = sitk.GetArrayViewFromImage(image)
-    return _is_brain_alone(voxels != _background(voxels), image)
+    brain = voxels != _background(voxels)
+    return brain if _is_brain_alone(brain, image) else None
 
 
 def _is_brain_alone(brain: np.ndarray, image: sitk.Image) -> bool:
-    """`is_skull_stripped`, given `brain` (D, H, W) bool, the voxels of `image` that are not background."""
+    """The evidence of `brain_alone`, given `brain` (D, H, W) bool, the voxels of `image` that are not background."""
     faces = sorted(1.0 - float(np.mean(face)) for face in _faces(brain))
     whole = faces[0] >= STRIPPED_FACE_FRACTION
     if not whole and faces[MOST_CUT_FACES] < UNCUT_FACE_FRACTION:

@@ -54,7 +54,8 @@ def flags(inputs: Mapping[str, InputFacts]) -> dict[str, str]:
     found: dict[str, list[str]] = {modality: [] for modality in inputs}
     for modality, facts in inputs.items():
         found[modality] += filter(None, [obstacle_of(facts), _doubt_by_name(modality, facts)])
-    _flag_duplicates(inputs, found)
+    for modality, sentence in _doubles(inputs).items():
+        found[modality].append(sentence)
     _flag_contrast(inputs, found)
     _flag_patients(inputs, found)
     return {modality: " ".join(sentences) for modality, sentences in found.items() if sentences}
@@ -88,18 +89,17 @@ def _doubt_by_name(modality: str, facts: InputFacts) -> str:
     return ""
 
 
-def _flag_duplicates(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
+def _doubles(inputs: Mapping[str, InputFacts]) -> dict[str, str]:
+    """A sentence for each sequence whose volume another one before it has already."""
     first: dict[str, str] = {}
+    sentences = {}
     for modality, facts in inputs.items():
         other = first.setdefault(facts.node_id, modality)
         if other != modality:
-            found[modality].append(_chosen_twice(facts.name, other, modality))
-
-
-def _chosen_twice(name: str, first: str, second: str) -> str:
-    return _("{name} is chosen as {first} and as {second}; choose it once.").format(
-        name=name, first=first, second=second
-    )
+            sentences[modality] = _("{name} is chosen as {first} and as {second}; choose it once.").format(
+                name=facts.name, first=other, second=modality
+            )
+    return sentences
 
 
 def _flag_contrast(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
@@ -139,12 +139,8 @@ def problem_with(inputs: Mapping[str, InputFacts]) -> str:
         )
     if not inputs:
         return _("Choose at least one of {sequences}.").format(sequences=", ".join(MODALITIES))
-    first: dict[str, str] = {}
-    for modality, facts in inputs.items():
-        other = first.setdefault(facts.node_id, modality)
-        if other != modality:
-            return _chosen_twice(facts.name, other, modality)
-    return next(filter(None, map(obstacle_of, inputs.values())), "")
+    in_the_way = [*_doubles(inputs).values(), *map(obstacle_of, inputs.values())]
+    return next(filter(None, in_the_way), "")
 
 
 def plan(inputs: Mapping[str, InputFacts], reference: str = "") -> str:
@@ -243,11 +239,12 @@ def panel_state(
     reference: str = "",
 ) -> PanelState:
     """What the panel shows for the volumes chosen; card: that of the weights, None where `weights_problem` says why."""
-    problem = problem_with(inputs) or weights_problem
+    unusable = problem_with(inputs)
+    problem = unusable or weights_problem
     if not problem and not torch_ready:
         problem = _("PyTorch is not installed yet: press Install PyTorch at the top.")
     sentences: list[str] = []
-    if card is not None and not problem_with(inputs):
+    if card is not None and not unusable:
         sentences = expectation_sentences(expectation(card, inputs))
     return PanelState(
         problem,

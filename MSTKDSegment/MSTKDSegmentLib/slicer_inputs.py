@@ -11,10 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from .case_roles import propose_roles
-from .contrast_check import ContrastLook, contrast_look
+from .contrast_check import ContrastLook, look_of_brain
 from .dicom import DICOM_TAGS
-from .errors import MSTKDError
-from .overlap import is_skull_stripped
+from .overlap import brain_alone
 from .panel import InputFacts
 from .roles import RoleProposal, written_out
 from .slicer_scene import ijk_to_ras, matrix_between, volume_obstacle, voxels_of
@@ -28,14 +27,17 @@ def proposals_for(nodes: Sequence[Any], instance_value: Optional[InstanceValue] 
 
     Of the nodes that could be one sequence, none is proposed: the person decides.
     """
+    return _proposals(nodes, [dicom_tags(node, instance_value) for node in nodes])
+
+
+def _proposals(nodes: Sequence[Any], headers: Sequence[Mapping[str, str]]) -> list[RoleProposal]:
     sources: list[Path] = []
     tags = {}
-    for node in nodes:
+    for node, header in zip(nodes, headers):
         source = Path(written_out((node.GetName() or "unnamed").replace("\0", " ")))
         while str(source) in map(str, sources):  # nodes may share a name, proposals are told apart by it
             source = Path(f"{source} ")
         sources.append(source)
-        header = dicom_tags(node, instance_value)
         if header:
             tags[str(source)] = header
     return propose_roles(sources, tags)
@@ -64,14 +66,15 @@ class InputReader:
 
     def _facts(self, node: Any, ask_for_contrast: bool) -> InputFacts:
         transform = node.GetParentTransformNode()
+        header = dicom_tags(node, self._instance_value)
         facts = InputFacts(
             node.GetID(),
             node.GetName() or "unnamed",
             transform=transform.GetName() if transform is not None else "",
             linear=transform is None or bool(transform.IsTransformToWorldLinear()),
             obstacle=volume_obstacle(node),
-            patient=dicom_tags(node, self._instance_value).get("PatientID", ""),
-            proposal=proposals_for([node], self._instance_value)[0],
+            patient=header.get("PatientID", ""),
+            proposal=_proposals([node], [header])[0],
         )
         if facts.obstacle or not facts.linear:
             return facts
@@ -102,8 +105,5 @@ def _look_at(voxels: np.ndarray, spacing: Sequence[float]) -> tuple[bool, Option
     """Whether the skull is gone, and how the volume would look as a T1."""
     image = sitk.GetImageFromArray(voxels.astype(np.float32))
     image.SetSpacing(spacing)
-    try:
-        stripped = is_skull_stripped(image)
-        return stripped, contrast_look(image) if stripped else None
-    except MSTKDError:  # a volume without contrast of any kind; the run will say so
-        return True, None
+    brain = brain_alone(image)
+    return brain is not None, None if brain is None else look_of_brain(image, brain)

@@ -1,13 +1,12 @@
 """Runs the segmentation in a child process (`worker`): the caller stays responsive, and a crash stays in the child.
 
-`WorkerRun` never waits: a front end with an event loop polls it. `segment_in_worker` waits, for scripts.
+`WorkerRun` made with `wait=False` never waits: a front end with an event loop polls it. `segment_in_worker` waits, for
+scripts.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import queue
 import shutil
 import signal
@@ -25,7 +24,7 @@ from typing import Any, Callable, Optional, TextIO
 import numpy as np
 
 from . import errors
-from .child_python import LIBRARY_PARENT, module_command
+from .child_python import kill_all, module_command, start_child
 from .errors import Cancelled, MSTKDError, OutputError
 from .handover import Request, read_result, write_request
 from .translation import _
@@ -65,35 +64,11 @@ def worker_command(python: Optional[str] = None, paths: Sequence[str] = ()) -> l
     return module_command("MSTKDSegmentLib.worker", python or sys.executable, paths)
 
 
-def child_environment(environment: Optional[Mapping[str, str]] = None) -> dict[str, str]:
-    """`environment` (default: ours) for a child that finds this library and speaks UTF-8."""
-    variables = dict(os.environ if environment is None else environment)
-    paths = [str(LIBRARY_PARENT), *filter(None, [variables.get("PYTHONPATH")])]
-    variables.update(PYTHONPATH=os.pathsep.join(paths), PYTHONIOENCODING="utf-8")
-    return variables
-
-
-def no_window() -> dict[str, Any]:
-    """Popen's arguments: no console window on Windows; elsewhere Ctrl-C in a terminal is for the parent alone."""
-    if os.name == "nt":
-        return {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
-    return {"start_new_session": True}
-
-
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """End a child made with `no_window`, and on POSIX what it has started itself; then wait for it."""
-    if os.name == "posix":
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
-    else:
-        process.kill()
-    process.wait()
-
-
 class WorkerRun:
     """One segmentation in a child process; made, it runs. Use it as a context manager, or call `close` in any case.
 
-    Raises OutputError when the volumes cannot be handed over, and MSTKDError when no process can be started.
+    Raises OutputError when the volumes cannot be handed over, and MSTKDError when no process can be started; without
+    waiting, `result` raises them.
     """
 
     def __init__(
@@ -220,16 +195,8 @@ class WorkerRun:
 
     def _start(self, command: Sequence[str], environment: Optional[Mapping[str, str]]) -> subprocess.Popen[str]:
         try:
-            return subprocess.Popen(
-                [*command, str(self.folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=child_environment(environment),
-                encoding="utf-8",
-                errors="replace",
-                **no_window(),
-            )
+            pipe = subprocess.PIPE
+            return start_child([*command, str(self.folder)], environment, stdin=pipe, stdout=pipe, stderr=pipe)
         except OSError as error:
             raise MSTKDError(
                 _("{python}: the segmentation process cannot be started ({error}).").format(
