@@ -1,0 +1,117 @@
+"""The brain mask of a volume that still has its skull: by our own network, on any of the four contrasts."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import InputError, WeightsError
+from .overlap import brain_alone, find_foreground
+from .registration import coarser
+from .volume_checks import voxel_columns
+from .weights import read_bundle
+
+if TYPE_CHECKING:
+    from .brain_network import BrainNet
+
+BUNDLE, PRESET = "brain-extraction.zip", "brain-extraction"
+ABOVE_HEAD_MM = 12.0
+# The largest and the smallest brain of an adult that is wholly in the picture.
+BRAIN_ML = (700.0, 2200.0)
+
+
+def bundle_path() -> Path:
+    """The weights that ship. Raises WeightsError where they are missing."""
+    here = Path(__file__).resolve().parent
+    for root in (here.parent, here):
+        path = root / "Resources" / "Models" / BUNDLE
+        if path.is_file():
+            return path
+    raise WeightsError(f"{BUNDLE} is missing; reinstall the software")
+
+
+@lru_cache(maxsize=1)
+def _network() -> BrainNet:
+    import torch
+
+    from .brain_network import BrainNet
+
+    bundle = read_bundle(bundle_path())
+    if bundle.card["preset"] != PRESET:
+        raise WeightsError(f"{bundle.source}: made for {bundle.card['preset']!r}, not for {PRESET}; reinstall")
+    network = BrainNet(tuple(bundle.card["network"]["widths"]))
+    state = torch.load(io.BytesIO(bundle.weights), map_location="cpu", weights_only=True)
+    network.load_state_dict({name: value.float() for name, value in state.items()})
+    return network.requires_grad_(False).eval()
+
+
+def brain_probability(image: sitk.Image, source: str, device: str = "cpu") -> sitk.Image:
+    """Probability of brain, float32, on a cube of 2.5 mm voxels (LPS axes) around the brain of `image`.
+
+    The network looks twice: at the head, then at where it found the brain. Raises InputError for a volume without
+    contrast, in which there is no head; `source` is what the message calls it.
+    """
+    from .brain_network import SIDE, SPACING_MM
+
+    smooth = coarser(image, SPACING_MM)
+    span = SIDE * SPACING_MM
+    low, high = _box(image, find_foreground(image).mask)
+    middle = (low + high) / 2
+    if high[2] - low[2] > span - 2 * ABOVE_HEAD_MM:  # neck and shoulders: the brain is at the top
+        middle[2] = high[2] + ABOVE_HEAD_MM - span / 2
+    probability = _look(smooth, middle, source, device)
+    found = sitk.GetArrayViewFromImage(probability) > 0.5
+    if found.any():
+        probability = _look(smooth, np.add(*_box(probability, found)) / 2, source, device)
+    return probability
+
+
+def _box(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest LPS coordinates (mm) of voxel centres in `mask` (D, H, W)."""
+    points = np.argwhere(mask)[:, ::-1] @ voxel_columns(image).T + image.GetOrigin()
+    return points.min(axis=0), points.max(axis=0)
+
+
+def _look(image: sitk.Image, middle: np.ndarray, source: str, device: str) -> sitk.Image:
+    import torch
+
+    from .brain_network import SIDE, SPACING_MM, network_input
+
+    origin = middle - (SIDE - 1) / 2 * SPACING_MM
+    axes = np.eye(3).ravel().tolist()
+    cube = sitk.Resample(
+        image, [SIDE] * 3, sitk.Transform(), sitk.sitkLinear, origin.tolist(), [SPACING_MM] * 3, axes, 0.0
+    )
+    try:
+        seen = network_input(sitk.GetArrayViewFromImage(cube))
+    except ValueError as error:
+        raise InputError(f"{source}: no head was found ({error}). Give a volume of the whole head.") from error
+    network: Any = _network().to(device)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(seen).to(device)[None, None])
+    probability = sitk.GetImageFromArray(torch.sigmoid(logits)[0, 0].float().cpu().numpy())
+    probability.CopyInformation(cube)
+    return probability
+
+
+def brain_of(image: sitk.Image) -> Optional[np.ndarray]:
+    """Mask (D, H, W) bool of the brain of any volume, with its skull or without; None where no brain is found."""
+    alone = brain_alone(image)
+    if alone is not None:
+        return alone
+    try:
+        mask = mask_on(brain_probability(image, "volume"), image)
+    except InputError:
+        return None
+    return mask if mask.any() else None
+
+
+def mask_on(probability: sitk.Image, image: sitk.Image) -> np.ndarray:
+    """(D, H, W) bool on the voxels of `image`: brain where `probability` says so."""
+    there = sitk.Resample(probability, image, sitk.Transform(), sitk.sitkLinear, 0.0)
+    return np.asarray(sitk.GetArrayViewFromImage(there) > 0.5)
