@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,33 @@ def test_what_the_user_settled_raises_no_question(tmp_path):
         roles_in_folder(tmp_path, settled={"T2"})
     roles, _ = roles_in_folder(tmp_path, settled={"T1Gd"})
     assert {name: path.name for name, path in roles.items()} == {"FLAIR": "c_flair.nii.gz"}
+
+
+def by_look(proposals, settled):
+    """As if the first volume of which nothing is known looked like FLAIR."""
+    found = list(proposals)
+    for index, proposal in enumerate(found):
+        if proposal.certainty == "unknown" and "FLAIR" not in settled:
+            found[index] = replace(proposal, modality="FLAIR", certainty="likely", reason="by its look (p 0.97)")
+            break
+    return found
+
+
+def test_the_error_tells_what_looks_propose_and_how_to_accept_it(tmp_path):
+    touch(tmp_path, "scan1.nii.gz", "scan2.nii.gz")
+    with pytest.raises(RoleError) as error:
+        roles_in_folder(tmp_path, by_look=by_look)
+    hint = "proposed is scan1.nii.gz as FLAIR by its look (p 0.97); accept this with --by-look, or name the files"
+    assert hint in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(RoleError) as error:
+        roles_in_folder(tmp_path, by_look=lambda proposals, _settled: list(proposals))
+    assert "by-look" not in str(error.value)
+
+
+def test_looks_are_taken_where_that_is_asked_for(tmp_path):
+    touch(tmp_path, "scan1.nii.gz", "scan2.nii.gz", "a_t2.nii.gz")
+    assert found_in(tmp_path, by_look=by_look) == {"T2": "a_t2.nii.gz"}  # clear enough without
+    assert found_in(tmp_path, by_look=by_look, accept_looks=True) == {"T2": "a_t2.nii.gz", "FLAIR": "scan1.nii.gz"}
 
 
 def test_loose_dicom_slices_are_refused(tmp_path):

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
+import numpy as np
 import SimpleITK as sitk
 
-from .case_roles import roles_in_folder
+from .appearance import Look, look
+from .brain_extraction import brain_of
+from .case_roles import Settler, roles_in_folder
 from .dicom import DICOM_TAGS
-from .errors import RoleError
+from .errors import InputError, RoleError
 from .file_checks import os_errors_as_input_errors, printable
+from .look_roles import settled_by_look
 from .modalities import MODALITIES
+from .roles import RoleProposal
+from .volumes import read_volume
+
+BrainFinder = Callable[[sitk.Image], Optional[np.ndarray]]
+"""Takes a volume, gives the mask (D, H, W) bool of its brain; None where it finds none."""
 
 # What tells sequences apart beside the tags that a Volume carries (roles.propose_from_dicom).
 ROLE_TAGS = {
     **DICOM_TAGS,
-    "ImageType": "0008|0008",
     "RepetitionTime": "0018|0080",
     "EchoTime": "0018|0081",
     "InversionTime": "0018|0082",
@@ -38,16 +46,22 @@ def find_inputs(
     named: Mapping[str, Path],
     without: Collection[str] = (),
     why_named: str = "named by the user",
+    by_look: bool = False,
+    brain_of: BrainFinder = brain_of,
 ) -> CaseInputs:
     """The sequences found in `folder`, overridden and completed by those `named`, less those `without`.
 
-    Raises InputError for a folder that is not there or cannot be read, and RoleError where it is not clear
-    which volume is which, and where a sequence is both named and left out.
+    Where names do not tell which volume is which, their looks inside the brain that `brain_of` finds propose it; that
+    is accepted with `by_look` and told in the error without. Raises InputError for a folder that is not there or cannot
+    be read, and RoleError where it is not clear which volume is which, and where a sequence is both named and left out.
     """
     both = [name for name in named if name in without]
     if both:
         raise RoleError(f"{both[0]} ({named[both[0]]}) is given and left out at once; do one of the two")
-    sources, reasons = _in_folder(folder, named, without) if folder is not None else ({}, {})
+    sources: dict[str, Path] = {}
+    reasons: dict[str, str] = {}
+    if folder is not None:
+        sources, reasons = _in_folder(folder, named, without, by_look, brain_of)
     sources.update(named)
     reasons.update(dict.fromkeys(named, why_named))
     if folder is not None and not sources:
@@ -57,18 +71,41 @@ def find_inputs(
 
 
 def _in_folder(
-    folder: Path, named: Mapping[str, Path], without: Collection[str]
+    folder: Path, named: Mapping[str, Path], without: Collection[str], by_look: bool, brain_of: BrainFinder
 ) -> tuple[dict[str, Path], dict[str, str]]:
     with os_errors_as_input_errors(folder):
         is_file = folder.is_file()
     if is_file:
         raise RoleError(f"{folder}: a file, not a case folder; say which sequence it is: --t1, --t1gd, --t2 or --flair")
-    found, proposals = roles_in_folder(folder, dicom_tags, settled={*named, *without})
     taken = {path.resolve() for path in named.values()}
+    settler = _settler(taken, brain_of)
+    found, proposals = roles_in_folder(folder, dicom_tags, {*named, *without}, settler, accept_looks=by_look)
     # A file that the user named as one sequence is not used as another one too.
     kept = {name: path for name, path in found.items() if name not in without and path.resolve() not in taken}
     why = {proposal.source: proposal.reason for proposal in proposals}
     return kept, {name: why[str(path)] for name, path in kept.items()}
+
+
+def _settler(named: Collection[Path], brain_of: BrainFinder) -> Settler:
+    """Looks at the files of proposals, save those that the user `named`."""
+
+    def settle(proposals: Sequence[RoleProposal], settled: Collection[str]) -> list[RoleProposal]:
+        def look_of(index: int) -> Optional[Look]:
+            path = Path(proposals[index].source)
+            return None if path.resolve() in named else _look_at(path, brain_of)
+
+        return settled_by_look(proposals, look_of, settled, ambiguous_too=True)
+
+    return settle
+
+
+def _look_at(path: Path, brain_of: BrainFinder) -> Optional[Look]:
+    try:
+        image = read_volume(path).image
+    except InputError:  # whichever is chosen as an input is read, and refused, later
+        return None
+    brain = brain_of(image)
+    return None if brain is None else look(image, brain)
 
 
 def dicom_tags(folder: Path) -> dict[str, str]:

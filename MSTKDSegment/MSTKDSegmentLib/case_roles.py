@@ -23,6 +23,8 @@ from .translation import _
 
 TagReader = Callable[[Path], Mapping[str, str]]
 """Takes a folder of DICOM slices, gives the tags of one of them by keyword (`SeriesDescription` ...)."""
+Settler = Callable[[Sequence[RoleProposal], Collection[str]], Sequence[RoleProposal]]
+"""Takes the proposals for a patient's volumes and the sequences that are settled, gives proposals that say more."""
 
 
 # --- a set of volumes -----------------------------------------------------------------------------------------------
@@ -155,15 +157,20 @@ def _with_contrast_settled(proposals: Sequence[RoleProposal]) -> list[RolePropos
 
 
 def roles_in_folder(
-    folder: Union[str, Path], read_tags: Optional[TagReader] = None, settled: Collection[str] = ()
+    folder: Union[str, Path],
+    read_tags: Optional[TagReader] = None,
+    settled: Collection[str] = (),
+    by_look: Optional[Settler] = None,
+    accept_looks: bool = False,
 ) -> tuple[dict[str, Path], list[RoleProposal]]:
     """The sequences found in one patient's folder: a path by modality, and the proposal for every volume seen.
 
     Looked at are the volume files directly in the folder or, where none of them can be an input, its sub-folders, each
     holding volume files or the DICOM slices of one series (then the path is that sub-folder, and `read_tags` is asked
     for its tags). `settled` names sequences that the user gave or left out: volumes that could only be those raise no
-    question. Raises InputError when there is no such folder or one that cannot be read, and RoleError when no sequence
-    is found or when one is ambiguous.
+    question. `by_look` is asked what the volumes look like where names do not tell: with `accept_looks` its proposals
+    are taken, else the error tells them. Raises InputError when there is no such folder or one that cannot be read, and
+    RoleError when no sequence is found or when one is ambiguous.
     """
     folder = Path(folder)
     with os_errors_as_input_errors(folder):
@@ -175,6 +182,8 @@ def roles_in_folder(
         tags = {str(source): read_tags(source) for source in sources if source.is_dir()} if read_tags else None
     # The case folder's own name is the patient's; it says nothing about a sequence.
     proposals = _proposed(sources, tags or {}, _shared_folder(sources) or str(folder))
+    if by_look is not None and accept_looks:
+        proposals = list(by_look(proposals, settled))
     roles = {proposal.modality: Path(proposal.source) for proposal in proposals if proposal.modality}
     ambiguous = [
         proposal
@@ -183,11 +192,21 @@ def roles_in_folder(
     ]
     if ambiguous or not (roles or settled):
         problem = "it is not clear which volume is which sequence" if ambiguous else "no volume could be given a role"
-        raise RoleError(f"{folder}: {problem}: {_listed(ambiguous or proposals)}; {_WHAT_TO_DO}")
+        hint = "" if by_look is None or accept_looks else _hint(proposals, by_look(proposals, settled))
+        raise RoleError(f"{folder}: {problem}: {_listed(ambiguous or proposals)}; {hint}{_WHAT_TO_DO}")
     return {modality: roles[modality] for modality in MODALITIES if modality in roles}, proposals
 
 
 _WHAT_TO_DO = "name the files with --t1, --t1gd, --t2 and --flair (those that the patient has)"
+
+
+def _hint(before: Sequence[RoleProposal], after: Sequence[RoleProposal]) -> str:
+    """What looks alone propose, and how to accept it; "" where they say nothing."""
+    found = [new for old, new in zip(before, after) if new != old]
+    if not found:
+        return ""
+    told = ", ".join(f"{Path(proposal.source).name} as {proposal.modality} {proposal.reason}" for proposal in found)
+    return f"proposed is {told}; accept this with --by-look, or "
 
 
 def _listed(proposals: Sequence[RoleProposal], most: int = 8) -> str:
