@@ -15,7 +15,7 @@ from MSTKDSegmentLib.errors import OutputError, RoleError
 from MSTKDSegmentLib.regions import LABELS, volumes_ml, voxel_volume_ml
 from MSTKDSegmentLib.report import write_report
 from MSTKDSegmentLib.report_case import PLANES, OrientedCase
-from MSTKDSegmentLib.report_picture import _outlines, picture_png
+from MSTKDSegmentLib.report_picture import label_outlines, picture_png
 from MSTKDSegmentLib.report_template import DISCLAIMER, format_ml
 
 matplotlib_image = pytest.importorskip("matplotlib.image")
@@ -150,7 +150,7 @@ def test_outlines_run_inside_their_label_in_true_proportions():
     labels = np.zeros((6, 8), np.uint8)
     labels[1:4, 2:7] = 3
     labels[2, 3] = 1
-    (ncr_colour, ncr), (et_colour, et) = _outlines(labels, (4.0, 2.0))
+    (ncr_colour, ncr), (et_colour, et) = label_outlines(labels, (4.0, 2.0))
     assert (ncr_colour, et_colour) == (LABELS[0].colour, LABELS[2].colour)
     outer = max(et, key=lambda line: np.ptp(line[:, 0]))
     # The label spans x 4 to 14 and y 4 to 16 on the page; its outline stays within, closer than one voxel.

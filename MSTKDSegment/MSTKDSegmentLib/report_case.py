@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -71,20 +71,7 @@ class OrientedCase:
         for array in (labels, *images.values(), *([] if ground_truth is None else [ground_truth])):
             if array.shape != size:
                 raise ValueError(f"an array's grid {array.shape} is not the reference's {size}")
-        orient = sitk.DICOMOrientImageFilter()
-        orient.SetDesiredCoordinateOrientation("LPS")
-        # A stand-in of one byte per voxel says how the axes turn; numpy then turns all arrays without copying them.
-        grid = sitk.Image(reference.GetSize(), sitk.sitkUInt8)
-        grid.SetSpacing(reference.GetSpacing())
-        grid.SetOrigin(reference.GetOrigin())
-        grid.SetDirection(reference.GetDirection())
-        grid = orient.Execute(grid)
-        order = [2 - axis for axis in orient.GetPermuteOrder()[::-1]]
-        steps = tuple(slice(None, None, -1 if flip else None) for flip in orient.GetFlipAxes()[::-1])
-
-        def turned(array: np.ndarray) -> np.ndarray:
-            return np.transpose(array, order)[steps]
-
+        grid, turned = turned_to_lps(reference)
         truth = None if ground_truth is None else turned(require_labels(ground_truth))
         x, y, z = grid.GetSpacing()
         oriented = {name: turned(array) for name, array in images.items()}
@@ -98,8 +85,27 @@ class OrientedCase:
         if not mask.any():
             return tuple(size // 2 for size in mask.shape)
         numbered, counts = components(mask)
-        lesion = numbered == counts.argmax()
-        return tuple(_fullest(lesion.sum(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
+        return fullest_slices(numbered == counts.argmax())
+
+
+def turned_to_lps(reference: sitk.Image) -> tuple[sitk.Image, Callable[[np.ndarray], np.ndarray]]:
+    """The reference's grid with LPS axes (its voxels hold nothing), and what turns an array (D, H, W) to it."""
+    orient = sitk.DICOMOrientImageFilter()
+    orient.SetDesiredCoordinateOrientation("LPS")
+    # A stand-in of one byte per voxel says how the axes turn; numpy then turns all arrays without copying them.
+    grid = sitk.Image(reference.GetSize(), sitk.sitkUInt8)
+    grid.SetSpacing(reference.GetSpacing())
+    grid.SetOrigin(reference.GetOrigin())
+    grid.SetDirection(reference.GetDirection())
+    grid = orient.Execute(grid)
+    order = [2 - axis for axis in orient.GetPermuteOrder()[::-1]]
+    steps = tuple(slice(None, None, -1 if flip else None) for flip in orient.GetFlipAxes()[::-1])
+    return grid, lambda array: np.transpose(array, order)[steps]
+
+
+def fullest_slices(mask: np.ndarray) -> tuple[int, ...]:
+    """Per axis the index of the slice with most of `mask` (3-D, not empty)."""
+    return tuple(_fullest(mask.sum(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
 
 
 def _fullest(voxels: np.ndarray) -> int:

@@ -20,6 +20,7 @@ from .report_template import DISCLAIMER, ReportContent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _DPI = 100
 # Pixels: the slices side by side, the text beside them, and the space around both.
@@ -27,6 +28,10 @@ _SLICES_WIDTH, _PANEL_WIDTH, _MARGIN, _GAP, _HEADER = 1180, 480, 20, 8, 34
 _CROP_MARGIN_MM = 5.0
 _SIDES = ("SI", "PA", "LR")  # what a positive and a negative LPS coordinate means along z, y and x
 _INK, _QUIET, _ALERT = "#1b1f24", "#4a525c", "#9a5b00"
+
+
+# A colour, and the lines in it: (n, 2) page points (x, y).
+Outline = tuple[Any, list[np.ndarray]]
 
 
 class _Row(NamedTuple):
@@ -60,9 +65,6 @@ class _Line(NamedTuple):
 
 def picture_png(case: OrientedCase, content: Optional[ReportContent] = None) -> bytes:
     """The slices as PNG; with `content` its texts and numbers stand beside them."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = _rows(case)
     layout = _layout(case, rows)
     panel = [] if content is None else _panel_lines(content)
@@ -70,15 +72,30 @@ def picture_png(case: OrientedCase, content: Optional[ReportContent] = None) -> 
     height = round(max(slices_height, sum(line.height for line in panel) + 2 * _MARGIN))
     black_width = _SLICES_WIDTH + 2 * _MARGIN
     width = black_width + (_PANEL_WIDTH if panel else 0)
+    figure, page = new_page(width, height)
+    page.fill([0, black_width, black_width, 0], [0, 0, height, height], color="black", zorder=-1)
+    _draw_slices(page, case, rows, layout)
+    _draw_panel(page, panel, black_width + _MARGIN, width - _MARGIN)
+    return page_png(figure)
+
+
+def new_page(width: int, height: int) -> tuple[Figure, Axes]:
+    """An empty white page of `width` x `height` pixels to draw on, and the figure that `page_png` takes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     page = figure.add_axes((0, 0, 1, 1))
     page.set_axis_off()
-    page.fill([0, black_width, black_width, 0], [0, 0, height, height], color="black", zorder=-1)
-    _draw_slices(page, case, rows, layout)
-    _draw_panel(page, panel, black_width + _MARGIN, width - _MARGIN)
+    return figure, page
+
+
+def page_png(figure: Figure) -> bytes:
+    """The page as PNG."""
+    width, height = figure.get_size_inches() * _DPI
     # Page coordinates are pixels from the top left; drawing a picture changes the limits, so they are set last.
-    page.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    figure.axes[0].set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     buffer = io.BytesIO()
     figure.savefig(
         buffer, format="png", dpi=_DPI, metadata={"Description": DISCLAIMER}, pil_kwargs={"compress_level": 4}
@@ -87,7 +104,7 @@ def picture_png(case: OrientedCase, content: Optional[ReportContent] = None) -> 
 
 
 def _rows(case: OrientedCase) -> list[_Row]:
-    rows = [_Row(name, image, _window(image), case.labels) for name, image in case.images.items()]
+    rows = [_Row(name, image, grey_window(image), case.labels) for name, image in case.images.items()]
     if case.ground_truth is not None:
         # The core's outline is best judged on T1Gd, the oedema's on FLAIR.
         preferred = [row for name in ("T1Gd", "FLAIR", "T2") for row in rows if row.caption == name] or rows
@@ -96,7 +113,7 @@ def _rows(case: OrientedCase) -> list[_Row]:
     return rows
 
 
-def _window(image: np.ndarray) -> tuple[float, float]:
+def grey_window(image: np.ndarray) -> tuple[float, float]:
     """Grey levels to show: around the tissue's median, so that neither bright vessels nor dark edges cost contrast."""
     values = image[tuple(slice(None, None, max(1, n // 100)) for n in image.shape)]  # a sample will do
     values = values[np.isfinite(values)]
@@ -141,59 +158,71 @@ def _draw_slices(page: Axes, case: OrientedCase, rows: Sequence[_Row], layout: _
         pixel = (case.spacing[down] * scale, case.spacing[across] * scale)  # one voxel's height and width on the page
         width = (box[across].stop - box[across].start) * pixel[1]
         height = (box[down].stop - box[down].start) * pixel[0]
-        title = f"{plane.name}, {_position(case.grid, plane.axis, indices)}"
-        _text(page, left + width / 2, _HEADER / 2, title, color="white", ha="center", size=10)
+        title = f"{plane.name}, {slice_position(case.grid, plane.axis, indices)}"
+        draw_text(page, left + width / 2, _HEADER / 2, title, color="white", ha="center", size=10)
         outlines: dict[int, Any] = {}
         for number, row in enumerate(rows):
             top = _HEADER + number * (row_height + _GAP) + (row_height - height) / 2
             frame = (left, top, width, height)
             if id(row.labels) not in outlines:
-                outlines[id(row.labels)] = _outlines(plane.cut(row.labels, indices[plane.axis], box), pixel)
-            _draw_image(page, plane.cut(row.image, indices[plane.axis], box), row.window, frame)
-            _draw_outlines(page, outlines[id(row.labels)], frame)
-            _draw_letters(page, plane, frame)
+                outlines[id(row.labels)] = label_outlines(plane.cut(row.labels, indices[plane.axis], box), pixel)
+            draw_image(page, plane.cut(row.image, indices[plane.axis], box), row.window, frame)
+            draw_outlines(page, outlines[id(row.labels)], frame)
+            draw_letters(page, plane, frame)
             if plane is PLANES[0]:
-                _text(page, left, top + 16, row.caption, color="white", size=12, weight="bold", halo=True)
+                draw_text(page, left, top + 16, row.caption, color="white", size=12, weight="bold", halo=True)
         left += width + _GAP
 
 
-def _position(grid: sitk.Image, axis: int, indices: Sequence[int]) -> str:
+def slice_position(grid: sitk.Image, axis: int, indices: Sequence[int]) -> str:
     """Where the slice lies, as Slicer's slice views say it: "S 34.0 mm"."""
     along = 2 - axis
     millimetres = grid.TransformIndexToPhysicalPoint([int(index) for index in indices[::-1]])[along]
     return f"{_SIDES[axis][0 if millimetres >= 0 else 1]} {abs(millimetres):.1f} mm"
 
 
-def _outlines(labels: np.ndarray, pixel: tuple[float, float]) -> list[tuple[Any, list[np.ndarray]]]:
-    """For each label in a slice its colour and outlines, (n, 2) page points (x, y) from the slice's top left corner.
+def label_outlines(labels: np.ndarray, pixel: tuple[float, float]) -> list[Outline]:
+    """The outline of each label in a slice (rows, columns) of labels, as `mask_outlines`."""
+    masks = ((item.colour, labels == item.labels[0]) for item in LABELS)
+    return [(colour, mask_outlines(mask, pixel)) for colour, mask in masks if mask.any()]
 
-    Each outline runs 0.4 voxel inside its label: those of neighbours lie side by side, and what is one voxel wide
-    still has one.
+
+def mask_outlines(mask: np.ndarray, pixel: tuple[float, float]) -> list[np.ndarray]:
+    """Outlines of a slice's mask (rows, columns), (n, 2) page points (x, y) from the slice's top left corner.
+
+    `pixel`: one voxel's height and width on the page. The outline runs 0.4 voxel inside the mask: those of neighbours
+    lie side by side, and what is one voxel wide still has one.
     """
     import contourpy
 
-    padded = np.pad(labels, 1)  # closes outlines at the slice's edge
-    found = []
-    for item in LABELS:
-        mask = padded == item.labels[0]
-        if not mask.any():
-            continue
-        inside, outside = (ndimage.distance_transform_edt(part, sampling=pixel) for part in (mask, ~mask))
-        # Twice the inset: across a border this difference grows twice as fast as the distance does.
-        lines = contourpy.contour_generator(z=inside - outside).lines(0.8 * min(pixel))
-        # Voxel centres are at whole numbers; the unpadded slice's corner is at (0.5, 0.5).
-        found.append((item.colour, [(np.asarray(line) - 0.5) * pixel[::-1] for line in lines]))
-    return found
+    box = bounding_box(mask)
+    if box is None:
+        return []
+    inner = np.pad(mask[box], 1)  # closes outlines at the slice's edge; farther away nothing decides
+    inside, outside = (ndimage.distance_transform_edt(part, sampling=pixel) for part in (inner, ~inner))
+    # Twice the inset: across a border this difference grows twice as fast as the distance does.
+    lines = contourpy.contour_generator(z=inside - outside).lines(0.8 * min(pixel))
+    # Voxel centres are at whole numbers; the unpadded slice's corner is at (0.5, 0.5).
+    corner = (box[1].start - 0.5, box[0].start - 0.5)
+    return [(np.asarray(line) + corner) * pixel[::-1] for line in lines]
 
 
-def _draw_image(page: Axes, plane: np.ndarray, window: tuple[float, float], frame: Sequence[float]) -> None:
+def draw_image(
+    page: Axes,
+    plane: np.ndarray,
+    window: tuple[float, float],
+    frame: Sequence[float],
+    interpolation: str = "bilinear",
+) -> None:
+    """A slice (rows, columns) between the grey levels `window`, or in colours (..., 3), in its frame on the page."""
     left, top, width, height = frame
     extent = (left, left + width, top + height, top)
     low, high = window
-    page.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear", aspect="auto")
+    page.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation=interpolation, aspect="auto")
 
 
-def _draw_outlines(page: Axes, outlines: Sequence[tuple[Any, list[np.ndarray]]], frame: Sequence[float]) -> None:
+def draw_outlines(page: Axes, outlines: Sequence[Outline], frame: Sequence[float]) -> None:
+    """Outlines of a slice in its frame (left, top, width, height), each on a dark seam."""
     from matplotlib.collections import LineCollection
 
     placed = [(colour, [line + frame[:2] for line in lines]) for colour, lines in outlines]
@@ -204,13 +233,14 @@ def _draw_outlines(page: Axes, outlines: Sequence[tuple[Any, list[np.ndarray]]],
         page.add_collection(LineCollection(lines, colors=[colour], linewidths=1.0), autolim=False)
 
 
-def _draw_letters(page: Axes, plane: Plane, frame: Sequence[float]) -> None:
+def draw_letters(page: Axes, plane: Plane, frame: Sequence[float]) -> None:
+    """Which side of the patient is where, at the frame's edges."""
     left, top, width, height = frame
     style: dict[str, Any] = {"color": "#d7dce2", "size": 9, "ha": "center", "halo": True}
-    _text(page, left + 9, top + height / 2, plane.left, **style)
-    _text(page, left + width - 9, top + height / 2, plane.right, **style)
-    _text(page, left + width / 2, top + 10, plane.top, **style)
-    _text(page, left + width / 2, top + height - 10, plane.bottom, **style)
+    draw_text(page, left + 9, top + height / 2, plane.left, **style)
+    draw_text(page, left + width - 9, top + height / 2, plane.right, **style)
+    draw_text(page, left + width / 2, top + 10, plane.top, **style)
+    draw_text(page, left + width / 2, top + height - 10, plane.bottom, **style)
 
 
 def _panel_lines(content: ReportContent) -> list[_Line]:
@@ -246,13 +276,14 @@ def _draw_panel(page: Axes, lines: Sequence[_Line], left: float, right: float) -
             page.plot([left, left + 20], [middle, middle], color=line.swatch, linewidth=3.5, solid_capstyle="butt")
         indent = 30 if line.columns and line.weight == "normal" else 0
         style: dict[str, Any] = {"color": line.colour, "size": line.size, "weight": line.weight}
-        _text(page, left + indent, middle, line.text, **style)
+        draw_text(page, left + indent, middle, line.text, **style)
         for number, text in enumerate(reversed(line.columns)):
-            _text(page, right - 110 * number, middle, text, **{**style, "size": 9.5, "ha": "right"})
+            draw_text(page, right - 110 * number, middle, text, **{**style, "size": 9.5, "ha": "right"})
         y += line.height
 
 
-def _text(page: Axes, x: float, y: float, text: str, *, halo: bool = False, **style: Any) -> None:
+def draw_text(page: Axes, x: float, y: float, text: str, *, halo: bool = False, **style: Any) -> None:
+    """`text` at a page point; `style` as matplotlib's `Axes.text` takes it."""
     from matplotlib.patheffects import withStroke
 
     effects = [withStroke(linewidth=2.5, foreground="black")] if halo else None

@@ -90,7 +90,12 @@ _PAGE = """<!DOCTYPE html>
 </head>
 <body>
 <h1>{title}</h1>
-<p class="quiet">Sequences used: {subset}</p>
+{body}
+</body>
+</html>
+"""
+
+_BODY = """<p class="quiet">Sequences used: {subset}</p>
 {warnings}
 <p>{finding}</p>
 <figure><img alt="{alt}" src="data:image/png;base64,{picture}"></figure>
@@ -98,29 +103,31 @@ _PAGE = """<!DOCTYPE html>
 {volumes}
 <p class="disclaimer">{disclaimer}</p>
 <h2>How this was made</h2>
-{provenance}
-</body>
-</html>
-"""
+{provenance}"""
 
 
 def render_html(content: ReportContent, picture_png: bytes) -> str:
     """The report as one HTML page without any reference to the outside; all texts are escaped."""
-    return _PAGE.format(
-        style=_STYLE,
-        title=escape(content.title),
+    body = _BODY.format(
         subset=escape(content.subset),
         finding=escape(content.finding),
         alt=escape(f"Axial, coronal and sagittal slices with outlines. {content.finding}"),
         picture=base64.b64encode(picture_png).decode("ascii"),
-        warnings=_warnings(content.messages),
+        warnings=warnings_html(content.messages),
         volumes=_volumes(content),
-        provenance=_provenance(content.provenance),
+        provenance=provenance_html(content.provenance),
         disclaimer=escape(DISCLAIMER),
     )
+    return html_page(content.title, body)
 
 
-def _warnings(messages: Sequence[str]) -> str:
+def html_page(title: str, body: str, style: str = "") -> str:
+    """A page in the style of the reports; `body` is HTML, `style` further CSS. Nothing outside it can be loaded."""
+    return _PAGE.format(style=_STYLE + style, title=escape(title), body=body)
+
+
+def warnings_html(messages: Sequence[str]) -> str:
+    """A box of sentences that a reader must see; nothing where there are none."""
     if not messages:
         return ""
     items = "".join(f"<li>{escape(message)}</li>" for message in messages)
@@ -140,7 +147,8 @@ def _volumes(content: ReportContent) -> str:
     return f"<table><tr><th>Outline</th><th>Structure</th>{heads}</tr>{''.join(rows)}</table>"
 
 
-def _provenance(provenance: Mapping[str, str]) -> str:
+def provenance_html(provenance: Mapping[str, str]) -> str:
+    """A table of two columns."""
     rows = (
         f'<tr><td>{escape(str(key))}</td><td class="value">{escape(str(text))}</td></tr>'
         for key, text in provenance.items()
