@@ -35,6 +35,7 @@ INPUTS = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
 """Names of the parameters that hold the inputs, and the sequences that they are."""
 
 TICK_MS, SETTLE_MS = 100, 200
+PREPARED_OPACITY = 0.5
 WARNING_ON_LIGHT, WARNING_ON_DARK, MIDDLE_LIGHTNESS = "#a04000", "#ffb070", 128
 
 
@@ -52,8 +53,9 @@ class MSTKDSegment(ScriptedLoadableModule):
             "patient does not have. The result is a segmentation with necrotic and non-enhancing core (NCR), oedema "
             "(ED) and enhancing tumour (ET), or with the nested regions whole tumour, tumour core and enhancing "
             "tumour, on the grid of one sequence, and a table of volumes and diameters.</p>"
-            "<p>The sequences must belong to one patient and be skull-stripped; they may differ in grid and stand "
-            "under linear transforms. PyTorch comes from the PyTorch extension. Nothing leaves this computer.</p>"
+            "<p>The sequences must belong to one patient. Where they need it, the skull is removed, the sequences are "
+            "registered to each other, and the head is turned upright; they may differ in grid and stand under linear "
+            "transforms. PyTorch comes from the PyTorch extension. Nothing leaves this computer.</p>"
             "<p><b>For research use only. Not a medical device: never decide on a patient's care by its result "
             "alone.</b></p>"
         ) + _('<p><a href="{url}">Documentation, tutorial and source code</a></p>').format(url=REPOSITORY)
@@ -108,6 +110,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._busy = False
         self._proposed = {}
         self._shown = None
+        self._result = None
         self._device = None
         self._parameterNode = None
         self._guiTag = None
@@ -143,6 +146,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.installTorchButton.connect("clicked(bool)", self.onInstallTorch)
         self.ui.checkDeviceButton.connect("clicked(bool)", self.onCheckDevice)
         self.ui.weightsButton.connect("clicked(bool)", self.onChooseWeights)
+        self.ui.showPreparedButton.connect("clicked(bool)", self.onShowPrepared)
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -203,19 +207,32 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         nodes = {sequence: getattr(self._parameterNode, name) for name, sequence in INPUTS.items()}
         return {sequence: node for sequence, node in nodes.items() if node is not None}
 
+    def chosenPreparation(self):
+        """What the user says of the preparation, as the logic's options."""
+        parameters = self._parameterNode
+        return {
+            "registered": parameters.registered.value,
+            "skull_stripped": parameters.skullStripped.value,
+            "brain_mask": parameters.brainMask,
+            "extractor": parameters.extractor.value,
+            "bias_correction": parameters.biasCorrection,
+        }
+
     # --- what is shown before a run ---
 
     def refresh(self, _caller=None, _event=None):
         """Show what the panel says of the present choice."""
         if self._parameterNode is None:
             return
-        volumes = self.chosenVolumes()
-        self._observeInputs(volumes)
+        volumes, preparation = self.chosenVolumes(), self.chosenPreparation()
+        mask = preparation["brain_mask"]
+        self._observeInputs(volumes if mask is None else {**volumes, "brain mask": mask})
         state, weightsText = self.logic.panelState(
             volumes,
             self._parameterNode.reference.value,
             self._parameterNode.weights,
             self._parameterNode.outputSegmentation,
+            **preparation,
         )
         if self._parameterNode.device is not self._device:  # what was said of another device
             self._device = self._parameterNode.device
@@ -260,12 +277,14 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Empty its selector first: by itself the combo box would go on to some other volume without a word."""
         if self._parameterNode is None or slicer.mrmlScene.IsClosing():
             return
-        for name in (*INPUTS, "outputSegmentation"):
+        for name in (*INPUTS, "outputSegmentation", "brainMask"):
             if getattr(self._parameterNode, name) is node:
                 setattr(self._parameterNode, name, None)
         if self._shown is not None and node in (self._shown, self.logic.tableOf(self._shown)[0]):
             self.showTableOf(None)
             self._tell(self.ui.statusLabel, "")
+        if self._result is not None and node is self._result.node:
+            self._result = None  # and with it the prepared volumes
 
     def onSceneSettled(self):
         if slicer.mrmlScene.IsBatchProcessing():
@@ -285,6 +304,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tell(self.ui.proposalLabel, "")
         self._observeInputs({})
         self._proposed = {}
+        self._result = None
         self.showTableOf(None)
 
     def onSceneEndClose(self, _caller, _event):
@@ -362,6 +382,8 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 surface=parameters.surface,
                 probabilities=parameters.probabilities,
                 replace=replace,
+                keep=True,
+                **self.chosenPreparation(),
             )
         except Exception as error:
             self.showFailure(error)
@@ -418,6 +440,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def showResult(self, result, seconds, deviceNotice):
         """The table, how long it took and what was said of the run."""
+        self._result = result
         self.showTableOf(result.node)
         self._say(_("{name}: done in {seconds:.0f} s.").format(name=result.node.GetName(), seconds=seconds))
         self._tell(self.ui.noticeLabel, "\n".join(filter(None, (deviceNotice, *result.notices))))
@@ -431,6 +454,34 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tell(self.ui.provenanceLabel, about)
         if table is not None:
             self.ui.resultTableView.resizeColumnsToContents()
+        self._refreshPreparedButton()
+
+    def _refreshPreparedButton(self):
+        there = self._shown is not None and (
+            self._resultOfShown() is not None or self.logic.preparedNodes(self._shown) is not None
+        )
+        self.ui.showPreparedButton.enabled = there
+        self.ui.showPreparedButton.toolTip = (
+            _("Show what the network saw: without skull, registered, upright; with the brain's outline")
+            if there
+            else _("What the network saw is kept for the latest result until the scene is closed; segment again")
+        )
+
+    def _resultOfShown(self):
+        return self._result if self._result is not None and self._result.node is self._shown else None
+
+    def onShowPrepared(self, _checked=False):
+        """Half transparent over the native reference, so that the place and the brain's outline can be judged."""
+        try:
+            nodes = self.logic.preparedNodes(self._shown, self._resultOfShown())
+        except Exception as error:
+            self.showFailure(error)
+            return
+        if nodes is not None:
+            slicer.util.setSliceViewerLayers(
+                background=nodes.native, foreground=nodes.overlay, foregroundOpacity=PREPARED_OPACITY, fit=True
+            )
+        self._refreshPreparedButton()
 
     def _say(self, text, warning=False):
         """How a run goes or ended; a warning in the colour of warnings."""
@@ -499,9 +550,12 @@ class MSTKDSegmentLogic(ScriptedLoadableModuleLogic):
 
         outputNode: a segmentation node, None for a new one. device: "auto", "cpu", "cuda", "cuda:N" or "mps". Options:
         segments ("labels" or "regions"), reference (a sequence), weights (path of a bundle), surface, probabilities,
-        replace (an earlier result in outputNode), progress(fraction, text), cancel(). Returns a SegmentResult: node,
-        table, probabilities, volumes_ml, notices, provenance. Whatever is raised, the scene is as it was. Raises
-        MSTKDError and its kinds (MSTKDSegmentLib.errors), one line that says what to do.
+        replace (an earlier result in outputNode), progress(fraction, text), cancel(), keep (for `preparedNodes`). Of
+        the preparation: registered, skull_stripped (True, False, None to find out), brain_mask (a node: volume or
+        segmentation), extractor ("auto", "own", "hd-bet", "synthstrip", "deepbet"), bias_correction. Returns a
+        SegmentResult: node, table, probabilities, volumes_ml, notices, provenance, record, prepared. Whatever is
+        raised, the scene is as it was. Raises MSTKDError and its kinds (MSTKDSegmentLib.errors), one line that says
+        what to do.
         """
         return self.core.segment(volumes, outputNode, device, **options)
 
@@ -527,9 +581,9 @@ class MSTKDSegmentLogic(ScriptedLoadableModuleLogic):
         proposed, proposals = self.proposeVolumes(free)
         return proposed, unused(proposals)
 
-    def panelState(self, volumes, reference, weights, outputNode=None):
+    def panelState(self, volumes, reference, weights, outputNode=None, **preparation):
         """`MSTKDSegmentLib.panel.PanelState` for the choice, and a sentence on the weights."""
-        return self.core.panelState(volumes, reference, weights, outputNode)
+        return self.core.panelState(volumes, reference, weights, outputNode, **preparation)
 
     @staticmethod
     def tableOf(segmentationNode):
@@ -537,6 +591,18 @@ class MSTKDSegmentLogic(ScriptedLoadableModuleLogic):
         from MSTKDSegmentLib.slicer_output import measurements_of
 
         return measurements_of(segmentationNode)
+
+    @staticmethod
+    def preparedNodes(segmentationNode, result=None):
+        """What the network saw, as nodes of the scene: a MSTKDSegmentLib.slicer_prepared.PreparedNodes.
+
+        They are made from `result`, which a run with keep=True returned, unless they are there. None for neither.
+        """
+        from MSTKDSegmentLib.slicer_prepared import add_prepared, prepared_nodes
+
+        if result is None or result.prepared is None:
+            return prepared_nodes(segmentationNode)
+        return add_prepared(result.prepared, segmentationNode)
 
     @staticmethod
     def segmentsToReplace(segmentationNode):

@@ -135,12 +135,17 @@ class Choice(enum.Enum):
     FINEST = ""
     T1 = "T1"
     CPU = "cpu"
+    FIND_OUT = None
+    YES = True
+    NO = False
+    AUTO = "auto"
+    OWN = "own"
 
 
 class Parameters:
     """A parameter node wrapper with the trait of Slicer's that bites: nodes are read again on ModifiedEvent only."""
 
-    NODES = ("t1", "t1gd", "t2", "flair", "outputSegmentation")
+    NODES = ("t1", "t1gd", "t2", "flair", "outputSegmentation", "brainMask")
 
     def __init__(self, node) -> None:
         self.__dict__.update(
@@ -152,6 +157,10 @@ class Parameters:
             weights="",
             surface=False,
             probabilities=False,
+            registered=Choice.FIND_OUT,
+            skullStripped=Choice.FIND_OUT,
+            extractor=Choice.AUTO,
+            biasCorrection=False,
         )
         node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_event: self._read())
         self._read()

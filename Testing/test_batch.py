@@ -132,8 +132,8 @@ def test_one_of_two_outputs_lost(run, tmp_path, out):
 def test_lost_output_is_made_again(run, tmp_path, out):
     write_case(tmp_path / "cases" / "anna", t2=3)
     assert run(tmp_path / "cases", "--reports")[1]["ok"] == ["anna"]
-    assert files_below(out) == ["anna.html", "anna.seg.nrrd", "summary.csv"]
-    for path in (out / "anna.seg.nrrd", out / "anna.html"):
+    assert files_below(out) == ["anna-quality.html", "anna.html", "anna.seg.nrrd", "summary.csv"]
+    for path in (out / "anna.seg.nrrd", out / "anna.html", out / "anna-quality.html"):
         path.unlink()
     assert run(tmp_path / "cases", "--reports")[1]["ok"] == ["anna"]
 

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import EXPECTED_DICE, SHAPE, brain_image, files_below, write_case
-from MSTKDSegmentLib import __version__, cli, segment_command
+from MSTKDSegmentLib import __version__, case_inputs, cli, segment_command
+from MSTKDSegmentLib.appearance import Look
 from MSTKDSegmentLib.cli import main
+from MSTKDSegmentLib.errors import RoleError
+from MSTKDSegmentLib.modalities import MODALITIES
 from MSTKDSegmentLib.regions import CONVENTIONS
 from MSTKDSegmentLib.segmentation_io import SEGMENTATION_ENDINGS
 
@@ -61,7 +64,9 @@ def test_json_tells_inputs_reasons_device_and_expected_dice(segment, tmp_path, c
     assert printed["subset"] == "T1Gd+FLAIR" and printed["reference"] == "T1Gd"
     assert printed["device"] == {"name": "cpu", "chosen": "cpu", "reason": "the CPU was asked for"}
     assert printed["expected_dice"] == {key: EXPECTED_DICE[key] for key in ("WT", "TC", "ET")}
-    assert printed["dice"] is None and printed["notices"] == []
+    assert printed["dice"] is None
+    # Noise in an ellipsoid is told to be no brain; nothing else is wrong with it.
+    assert all("82 ml" in notice or "looks like none" in notice for notice in printed["notices"])
     assert list(printed["diameters_mm"]) == ["WT", "TC", "ET", "NCR", "ED"]
     for lengths in printed["diameters_mm"].values():
         assert lengths["longest"] >= lengths["axial_longest"] >= lengths["axial_perpendicular"] > 0
@@ -129,7 +134,7 @@ def test_headers_and_reports_hold_no_folder_names(segment, tmp_path, case_files)
     shifted = tmp_path / "Doe_again" / "flair.nii.gz"  # overlaps too little: the notice that says so names both files
     shifted.parent.mkdir()
     sitk.WriteImage(brain_image(4, origin=(30.0, 0.0, 0.0)), str(shifted))
-    inputs = ("--t2", case_files["t2"], "--flair", shifted)
+    inputs = ("--t2", case_files["t2"], "--flair", shifted, "--registered")
     printed = segment(*inputs, "-o", tmp_path / "a.nrrd", "--report", tmp_path / "r.html")
     assert any(str(shifted) in notice for notice in printed["notices"])
     page = re.sub(r"base64,[^\"']+", "", (tmp_path / "r.html").read_text(encoding="utf-8"))
@@ -188,6 +193,40 @@ def test_case_folder_of_dicom_series_is_read_by_its_tags(segment, tmp_path):
     assert "Gadavist" in printed["inputs"]["T1Gd"]["reason"]
 
 
+def test_files_without_telling_names_are_taken_by_their_look_where_that_is_asked_for(
+    segment, tmp_path, monkeypatch, capsys
+):
+    def looks(path, _brain_of):
+        shares = {"scan1": (0.0, 0.99, 0.01, 0.0), "scan2": (0.01, 0.0, 0.0, 0.99)}.get(path.name.partition(".")[0])
+        return None if shares is None else Look(dict(zip(MODALITIES, shares)), 0.5)
+
+    monkeypatch.setattr(case_inputs, "_look_at", looks)
+    paths = write_case(tmp_path / "case", scan1=1, scan2=2, scan3=3)
+    folder = paths["scan1"].parent
+    assert main(["segment", str(folder), "-o", str(tmp_path / "a.nii.gz")]) == RoleError.exit_code
+    said = capsys.readouterr().err
+    assert "scan1.nii.gz as T1Gd by its look (p 0.97)" in said and "scan2.nii.gz as FLAIR by its look" in said
+    assert "accept this with --by-look" in said and len(said.splitlines()) == 1
+    printed = segment(folder, "--by-look", "-o", tmp_path / "a.nii.gz")
+    assert {name: entry["source"] for name, entry in printed["inputs"].items()} == {
+        "T1Gd": str(paths["scan1"]),
+        "FLAIR": str(paths["scan2"]),
+    }
+    assert printed["inputs"]["T1Gd"]["reason"] == "by its look (p 0.97), please check"
+    # What the user says about a file goes before how it looks.
+    printed = segment(folder, "--by-look", "--t2", paths["scan1"], "--without", "FLAIR", "-o", tmp_path / "b.nii.gz")
+    assert list(printed["inputs"]) == ["T2"]
+
+
+def test_a_batch_takes_looks_too(random_bundle, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(case_inputs, "_look_at", lambda *_: Look(dict(zip(MODALITIES, (0.0, 0.0, 0.0, 1.0))), 0.5))
+    write_case(tmp_path / "cases" / "one", scan=4)
+    words = ["segment", "--batch", tmp_path / "cases", "-o", tmp_path / "out", "--weights", random_bundle, "--by-look"]
+    assert main([*map(str, words)]) == 0
+    assert "1 segmented" in capsys.readouterr().out
+    assert (tmp_path / "out" / "summary.csv").read_text().splitlines()[1].split(",")[3] == "FLAIR"
+
+
 # --- what is printed -------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +249,8 @@ def test_quiet_prints_notices_only(random_bundle, tmp_path, capsys):
     assert main([*map(str, arguments), "--weights", str(random_bundle)]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.count("\n") == 1 and captured.err.startswith("mstkd: warning: T1: the skull")
+    assert captured.err.startswith("mstkd: warning: ") and "The skull was removed here" in captured.err
+    assert all(line.startswith("mstkd: warning: ") for line in captured.err.splitlines())
 
 
 def test_json_error_is_one_object(tmp_path, capsys):

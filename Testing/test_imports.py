@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "MSTKDSegment" / "MSTKDSegmentLib"
 FILES = sorted(LIBRARY.rglob("*.py"))
 BLOCKED = ("torch", "slicer", "vtk", "qt", "ctk", "monai", "matplotlib", "rich", "training")
-# The one is torch code, imported inside functions only; the others are for Slicer.
-NEEDS_MORE = {path.stem for path in FILES if path.stem == "network" or path.stem.startswith("slicer_")}
+# Two are torch code, imported inside functions only; the others are for Slicer.
+NEEDS_MORE = {"network", "brain_network", *(path.stem for path in FILES if path.stem.startswith("slicer_"))}
 SLICER_SIDE = {"slicer", "vtk", "qt", "ctk"}
 
 IMPORT_ALL = """

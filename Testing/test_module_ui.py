@@ -14,9 +14,11 @@ UI = FOLDER / "Resources" / "UI" / "MSTKDSegment.ui"
 MODULE = FOLDER / "MSTKDSegment.py"
 PARAMETERS = FOLDER / "MSTKDSegmentLib" / "slicer_parameters.py"
 INPUTS = ("t1", "t1gd", "t2", "flair")
+MASK = "Optional[Union[vtkMRMLLabelMapVolumeNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode]]"
 # Never spoken to by code: captions, layouts, and what only groups others.
 ONLY_SHOWN = re.compile(
-    r".*Caption$|.*Layout$|^(MSTKDSegment|verticalSpacer|torchLabel|researchLabel|logCollapsibleButton)$"
+    r".*Caption$|.*Layout$|^(MSTKDSegment|verticalSpacer|torchLabel|researchLabel|logCollapsibleButton|"
+    r"preparationGroupBox)$"
 )
 
 
@@ -84,6 +86,9 @@ def test_every_parameter_has_its_widget_and_the_widgets_type_fits(ui):
         "Segments": "QComboBox",
         "Reference": "QComboBox",
         "Device": "QComboBox",
+        "Answer": "QComboBox",
+        "Extractor": "QComboBox",
+        MASK: "qMRMLNodeComboBox",
     }
     assert parameters_set(ui) == {name: widgets[kind] for name, kind in fields().items()}
 
@@ -106,6 +111,13 @@ def test_every_node_selector_gets_the_scene_and_lets_a_sequence_be_missing(ui):
             assert (values["selectNodeUponCreation"], values["addEnabled"]) == ("false", "false")
 
 
+def test_the_brain_mask_is_chosen_from_the_types_that_the_parameter_takes(ui):
+    """Slicer's wrapper sets the selector's types by the parameter's; the file must not say anything else."""
+    selector = next(widget for widget in ui.iter("widget") if widget.get("name") == "brainMaskSelector")
+    types = [node.text for node in selector.find("property[@name='nodeTypes']/stringlist")]
+    assert fields()["brainMask"] == MASK == f"Optional[Union[{', '.join(types)}]]"
+
+
 def test_custom_classes_are_declared_and_all_texts_can_be_translated(ui):
     classes = {widget.get("class") for widget in ui.iter("widget") if not widget.get("class").startswith("Q")}
     assert classes == {
@@ -115,7 +127,7 @@ def test_custom_classes_are_declared_and_all_texts_can_be_translated(ui):
         for prop in widget.findall("property"):
             text = prop.find("string")
             if (
-                prop.get("name") in ("text", "toolTip", "placeholderText", "noneDisplay")
+                prop.get("name") in ("text", "title", "toolTip", "placeholderText", "noneDisplay")
                 and text is not None
                 and text.text
             ):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from MSTKDSegmentLib.contrast_check import ContrastLook
+from MSTKDSegmentLib.appearance import Look
 from MSTKDSegmentLib.modalities import MODALITIES
 from MSTKDSegmentLib.panel import (
     InputFacts,
@@ -20,9 +20,15 @@ from MSTKDSegmentLib.panel import (
     reference_of,
     unused,
 )
+from MSTKDSegmentLib.preparation_plan import PreparationChoice
 from MSTKDSegmentLib.roles import propose_from_name
 
-PLAIN, ENHANCED, UNSURE = ContrastLook(1.8, 1.4), ContrastLook(7.0, 5.0), ContrastLook(3.5, 2.5)
+
+def look_of(t1=0.0, t1gd=0.0, t2=0.0, flair=0.0, unlike=0.5) -> Look:
+    return Look(dict(zip(MODALITIES, (t1, t1gd, t2, flair))), unlike)
+
+
+PLAIN, ENHANCED, UNSURE = look_of(t1=0.98, t1gd=0.02), look_of(t1=0.01, t1gd=0.99), look_of(t1=0.4, t1gd=0.6)
 
 
 def facts(name: str, number: int = 1, *, spacing=(1.0, 1.0, 1.0), **more) -> InputFacts:
@@ -93,11 +99,25 @@ def test_a_pair_that_looks_swapped_is_flagged_on_both():
     assert flags(in_order) == {}
 
 
-def test_a_single_t1_is_judged_by_its_own_tail():
+def test_a_single_t1_is_judged_by_its_own_look():
     assert "looks contrast-enhanced" in flags({"T1": replace(T1, look=ENHANCED)})["T1"]
     assert "looks like a T1 without contrast" in flags({"T1Gd": replace(T1GD, look=PLAIN)})["T1Gd"]
     for modality, look in (("T1", UNSURE), ("T1", PLAIN), ("T1Gd", UNSURE), ("T1Gd", ENHANCED), ("T1", None)):
         assert flags({modality: replace(ALL[modality], look=look)}) == {}
+
+
+def test_a_volume_that_looks_like_another_sequence_is_flagged():
+    chosen = {"T2": replace(T2, look=look_of(t2=1.0)), "FLAIR": replace(FLAIR, look=look_of(t2=0.99, flair=0.01))}
+    assert flags(chosen) == {"FLAIR": "This volume looks like T2, not FLAIR. Please check."}
+    assert problem_with(chosen) == ""
+    odd = {"T2": replace(T2, look=look_of(t2=1.0, unlike=1.5))}
+    assert flags(odd)["T2"].startswith("This volume looks like none of T1, T1Gd, T2, FLAIR.")
+
+
+def test_of_a_volume_chosen_twice_only_that_is_said():
+    twice = replace(T1, look=PLAIN)
+    found = flags({"T1": twice, "FLAIR": twice})
+    assert list(found) == ["FLAIR"] and "choose it once" in found["FLAIR"] and "looks like" not in found["FLAIR"]
 
 
 def test_two_patients_are_flagged_without_naming_them():
@@ -108,24 +128,36 @@ def test_two_patients_are_flagged_without_naming_them():
 
 def test_the_plan_names_reference_resampling_and_transforms():
     assert plan({"T1Gd": T1GD, "FLAIR": FLAIR}) == (
-        "The result lies on the grid of T1Gd (240 x 240 x 155 voxels of 1 x 1 x 1 mm). All sequences share it."
+        "The result lies on the grid of T1Gd (240 x 240 x 155 voxels of 1 x 1 x 1 mm). All sequences share it. They "
+        "are skull-stripped and registered already: left alone, unless they turn out to lie askew."
     )
     thick = facts("FLAIR", 4, size=(512, 512, 24), spacing=(0.45, 0.45, 6.0), transform="registration")
     assert plan({"T1Gd": T1GD, "FLAIR": thick}) == (
         "The result lies on the grid of T1Gd (240 x 240 x 155 voxels of 1 x 1 x 1 mm). On other grids, resampled in "
         "physical space: FLAIR (512 x 512 x 24 voxels of 0.45 x 0.45 x 6 mm). Parent transforms are applied: FLAIR "
-        "(registration)."
+        "(registration). They are skull-stripped already and moved only where they do not lie on each other."
     )
-    assert plan({"FLAIR": FLAIR}).endswith("mm).")
+    assert plan({"FLAIR": FLAIR}).endswith(
+        "mm). It is skull-stripped already: left alone, unless the head turns out to lie askew."
+    )
 
 
-def test_a_skull_that_is_still_there_is_told_before_the_run():
+def test_what_will_be_prepared_is_told_before_the_run_with_what_to_expect():
     chosen = {"T1Gd": T1GD, "FLAIR": replace(FLAIR, stripped=False)}
     assert plan(chosen).endswith(
-        "The skull seems to be still there on FLAIR; the network expects skull-stripped volumes and will do worse than "
-        "stated."
+        "The skull on FLAIR is removed here. The sequences are registered to T1Gd. That takes about 10 s on two "
+        "processor cores."
     )
     assert problem_with(chosen) == ""
+    by_program = plan(chosen, "FLAIR", program="HD-BET 2.0.1")
+    assert "is removed by HD-BET 2.0.1. The sequences are registered to FLAIR. HD-BET 2.0.1 may take" in by_program
+    single = {"FLAIR": replace(FLAIR, stripped=False)}
+    caveat = "Those patients' volumes needed no preparation"
+    assert caveat in panel_state(single, CARD).expectation
+    assert caveat not in panel_state({"FLAIR": FLAIR}, CARD).expectation
+    told = PreparationChoice(skull_stripped=True)
+    assert caveat not in panel_state(single, CARD, choice=told).expectation
+    assert "it stays because you said that it is gone" in panel_state(single, CARD, choice=told).plan
 
 
 def test_the_reference_is_the_one_asked_for_else_the_finest():

@@ -205,7 +205,7 @@ def test_a_skull_is_noticed():
     with_air = sitk.GetImageFromArray(array + noise)
     with_air.CopyInformation(image)
     assert any("skull" in notice for notice in read_case({"T1": with_air}).notices)
-    assert not read_case({"T1": image}).notices
+    assert not any("skull" in notice for notice in read_case({"T1": image}).notices)
 
 
 def test_wrong_calls_are_refused_in_words(segmenter):

@@ -31,7 +31,7 @@ def test_options_that_are_named_exist():
 
 
 def test_exit_codes_in_the_table_are_those_of_the_errors():
-    table = README[README.index("| code | meaning |") : README.index("The images must be")]
+    table = README[README.index("| code | meaning |") : README.index("### From the scanner")]
     listed = {int(code) for code in re.findall(r"\| (\d+) \|", table)}
     kinds = [MSTKDError, *MSTKDError.__subclasses__()]
     kinds += [deeper for kind in kinds[1:] for deeper in kind.__subclasses__()]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from collections import deque
+from pathlib import Path
 
 import pytest
+from MSTKDSegmentLib import pipeline, preparation, run_task, worker
 from MSTKDSegmentLib.errors import Cancelled, InputError, OutputError
 from MSTKDSegmentLib.run_task import CANCELLED, DONE, FAILED, RUNNING, SegmentationTask, stage_text
 
@@ -133,6 +136,31 @@ def test_an_unexpected_error_ends_the_run_instead_of_being_raised_ten_times_a_se
 def test_stages_are_told_in_the_users_words_and_unknown_ones_as_they_are():
     for text in ("reading T1Gd", "bringing FLAIR to the common grid", "done", "something new"):
         assert stage_text(text) == text  # English is the language without translation
+
+
+def stages_told(file: str) -> set:
+    """The texts that a file tells its progress with, names filled in."""
+    told = set()
+    for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            texts = [*node.args[1:2], *(word.value for word in node.keywords if word.arg == "text")]
+            if name in ("step", "told", "_told", "tell") and texts and not isinstance(texts[0], ast.Name):
+                parts = texts[0].values if isinstance(texts[0], ast.JoinedStr) else [texts[0]]
+                told.add("".join(part.value if isinstance(part, ast.Constant) else "T1Gd" for part in parts))
+    return told
+
+
+def test_every_stage_of_a_run_can_be_translated(monkeypatch):
+    told = {text for module in (pipeline, preparation, worker) for text in stages_told(module.__file__)}
+    assert {"registering T1Gd to T1Gd", "extracting the brain with T1Gd", "finding how the head lies"} <= told
+    monkeypatch.setattr(run_task, "_", lambda text: f"<{text}>")
+    stage_text.cache_clear()
+    assert {text for text in told if stage_text(text) != f"<{text}>"} == set()
+    assert stage_text("registering FLAIR to T1Gd") == "<registering FLAIR to T1Gd>"
+    assert stage_text("extracting the brain with HD-BET 2.0.1") == "<extracting the brain with HD-BET 2.0.1>"
+    assert stage_text("bringing all to the common grid") == "<bringing all to the common grid>"
+    stage_text.cache_clear()
 
 
 def test_the_cpu_in_place_of_a_gpu_is_told():

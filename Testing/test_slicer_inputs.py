@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 pytest.importorskip("slicer", reason="slicer-core is not installed")
-from conftest import brain_image
-from MSTKDSegmentLib.panel import plan
+from MSTKDSegmentLib.panel import flags, plan, proposal_tip
 from MSTKDSegmentLib.slicer_inputs import InputReader, dicom_tags, proposals_for
+from sample_volumes import sample_volume
 from scene_nodes import (
     GRID,
     IJK_TO_RAS,
@@ -73,21 +76,41 @@ def test_what_is_no_volume_and_what_is_warped_is_told_without_raising(scene):
     assert (facts["FLAIR"].obstacle, facts["FLAIR"].linear) == ("", False)
 
 
-def test_contrast_is_looked_at_for_t1_only_and_again_when_the_voxels_change(scene):
-    node = volume_of_image(scene, brain_image(1), "T1")
+def test_volumes_are_looked_at_again_when_their_voxels_change(scene):
+    node = volume_of_image(scene, sample_volume("T1Gd"), "T1 post")
     reader = InputReader()
-    assert reader.facts({"FLAIR": node})["FLAIR"].look is None
     before = reader.facts({"T1": node})["T1"].look
-    assert before.enhanced is not True
-    assert reader.facts({"T1": node})["T1"].stripped
+    assert before.likeliest == "T1Gd"
+    assert reader.facts({"FLAIR": node})["FLAIR"].stripped
     # Noise up to the border, as air is where the skull is still there.
-    assert not reader.facts({"T2": make_volume(scene, name="T2")[0]})["T2"].stripped
+    with_skull = reader.facts({"T2": make_volume(scene, name="T2")[0]})["T2"]
+    assert (with_skull.stripped, with_skull.look) == (False, None)
     voxels = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
-    inside = np.flatnonzero(voxels)
-    voxels[inside[::50]] = 5000  # 2 % of the brain
+    voxels[:] = sitk.GetArrayViewFromImage(sample_volume("T2")).ravel()
     assert reader.facts({"T1": node})["T1"].look == before  # nobody said that it changed
     node.GetImageData().Modified()
-    assert reader.facts({"T1": node})["T1"].look.enhanced is True
+    assert reader.facts({"T1": node})["T1"].look.likeliest == "T2"
+
+
+def test_unnamed_volumes_are_proposed_by_their_look_and_the_tip_says_so(scene):
+    nodes = [volume_of_image(scene, sample_volume(modality), f"series {modality[-1]}") for modality in ("T1", "FLAIR")]
+    nodes.append(make_volume(scene, name="series with skull")[0])
+    nodes.append(volume_of_image(scene, sample_volume("T2"), "ADC"))
+    nodes.append(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))
+    reader = InputReader()
+    tip = "series 1: no word in the name names a sequence."
+    assert proposal_tip(reader.facts({"T1": nodes[0]})["T1"]) == tip
+    proposals = reader.propose(nodes)
+    assert [proposal.modality for proposal in proposals] == ["T1", "FLAIR", None, None, None]
+    assert proposals[0].certainty == "likely"
+    tip = proposal_tip(reader.facts({"T1": nodes[0]})["T1"])
+    assert re.fullmatch(r"series 1: proposed as T1, by its look \(p 0\.\d\d\), please check\.", tip)
+    assert flags(reader.facts({"T1": nodes[0], "FLAIR": nodes[1]})) == {}
+    nodes[0].SetName("T1 mprage")  # a name wins
+    assert "by its look" not in proposal_tip(reader.facts({"T1": nodes[0]})["T1"])
+    nodes[0].SetName("series")
+    nodes[0].GetImageData().Modified()
+    assert "by its look" not in proposal_tip(reader.facts({"T1": nodes[0]})["T1"])
 
 
 def test_dicom_headers_decide_where_there_are_any(scene):

@@ -12,6 +12,7 @@ import types
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,17 +20,20 @@ import SimpleITK as sitk
 
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("torch")
-from conftest import brain_image  # noqa: E402 - needs slicer
+from conftest import brain_image, image_of  # noqa: E402 - needs slicer
 from MSTKDSegmentLib import slicer_logic, torch_setup  # noqa: E402
 from MSTKDSegmentLib.errors import Cancelled, InputError, MSTKDError, OutputError, RoleError, WeightsError  # noqa: E402
 from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
+from MSTKDSegmentLib.preparation_record import Wishes  # noqa: E402
 from MSTKDSegmentLib.regions import REGIONS  # noqa: E402
 from MSTKDSegmentLib.roles import propose_from_name  # noqa: E402
 from MSTKDSegmentLib.run_task import CANCELLED, DONE, FAILED  # noqa: E402
 from MSTKDSegmentLib.slicer_logic import SegmentLogic, job  # noqa: E402
 from MSTKDSegmentLib.slicer_output import PROBABILITY_OF  # noqa: E402
-from MSTKDSegmentLib.slicer_scene import volume_from_node  # noqa: E402
+from MSTKDSegmentLib.slicer_prepared import add_prepared  # noqa: E402
+from MSTKDSegmentLib.slicer_scene import volume_from_node, voxels_of  # noqa: E402
 from MSTKDSegmentLib.worker_process import FOLDER_PREFIX  # noqa: E402
+from sample_volumes import sample_volume  # noqa: E402
 from scene_nodes import (  # noqa: E402
     REGISTRATION,
     attributes,
@@ -227,11 +231,120 @@ def test_a_job_has_no_unknown_options():
         (({},), {"segments": "nested"}, "Unknown segments 'nested'; use labels or regions"),
         (({},), {"device": "gpu"}, "Unknown device 'gpu'; use auto, cpu"),
         (({},), {"device": None}, "Unknown device None"),
+        (({},), {"registered": "yes"}, "registered: 'yes' is no answer; use True, False, or None"),
+        (({},), {"skull_stripped": 1}, "skull_stripped: 1 is no answer"),
+        (({},), {"brain_mask": "brain"}, "brain_mask: 'brain' is no node of the scene"),
+        (({},), {"extractor": "bet"}, "Unknown brain extraction 'bet'; use one of auto, own, hd-bet"),
     ],
 )
 def test_wrong_arguments_are_told_before_anything_is_begun(arguments, options, words):
     with pytest.raises(InputError, match=words):
         SegmentLogic().segment(*arguments, **options)
+
+
+# --- the preparation ---
+
+
+def head(scene, seed: int, name: str):
+    """A head whose air is noise, so that the skull counts as there."""
+    voxels = sitk.GetArrayFromImage(brain_image(seed))
+    noise = np.random.default_rng(seed).normal(20, 5, voxels.shape).clip(1).astype(np.float32)
+    return volume_of_image(scene, image_of(voxels + noise), name)
+
+
+def brain_of(scene, volume, name: str = "brain"):
+    """A label map on the grid of a volume node, of its bright voxels."""
+    image = volume_from_node(volume).image
+    node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
+    made = volume_of_image(scene, sitk.Cast(image > 150, sitk.sitkUInt8), "carrier")
+    node.CopyOrientation(made)
+    node.SetAndObserveImageData(made.GetImageData())
+    scene.RemoveNode(made)
+    return node
+
+
+def request_of(logic, monkeypatch, volumes, **options):
+    """What would be handed to the worker."""
+    asked = []
+
+    def take(request, *_more):
+        asked.append(request)
+        raise Cancelled("enough")
+
+    monkeypatch.setattr(slicer_logic, "segment_in_worker", take)
+    with pytest.raises(Cancelled, match="enough"):
+        logic.segment(volumes, **options)
+    return asked[0]
+
+
+def test_what_the_user_says_reaches_the_worker(scene, volumes, monkeypatch):
+    plain = request_of(SegmentLogic(), monkeypatch, volumes)
+    assert (plain.wishes, plain.keep) == (Wishes(), False)
+    mask = brain_of(scene, volumes["T1Gd"])
+    said = {"registered": True, "skull_stripped": False, "extractor": "own", "bias_correction": True}
+    asked = request_of(SegmentLogic(), monkeypatch, volumes, **said, brain_mask=mask, keep=True)
+    assert asked.keep
+    assert {name: getattr(asked.wishes, name) for name in said} == said
+    assert asked.wishes.upright is None
+    there, image = asked.wishes.brain_mask, asked.volumes["T1Gd"].image
+    assert there.GetOrigin() == pytest.approx(image.GetOrigin())
+    assert np.array_equal(sitk.GetArrayFromImage(there), sitk.GetArrayFromImage(image) > 150)
+
+
+def test_a_mask_that_cannot_be_used_is_told_before_the_run(scene, volumes, temporary):
+    logic = SegmentLogic()
+    empty = brain_of(scene, volumes["T1Gd"])
+    voxels_of(empty)[:] = 0
+    for mask, words in (
+        (volumes["FLAIR"], "FLAIR is chosen as FLAIR and as brain mask; choose it once"),
+        (scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "new"), "new: has 0 segments"),
+    ):
+        with pytest.raises(InputError, match=words):
+            logic.start(volumes, brain_mask=mask)
+        assert words in logic.panelState(volumes, brain_mask=mask)[0].problem
+    with pytest.raises(InputError, match="the brain mask is empty"):
+        logic.start(volumes, brain_mask=empty)
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_program_that_is_not_installed_is_told_where_it_would_be_needed(scene, volumes, monkeypatch):
+    logic = SegmentLogic()
+    heads = {"T1Gd": head(scene, 2, "T1 post head")}
+    monkeypatch.setattr(slicer_logic, "installed", list)
+    words = "HD-BET is not installed in this Slicer's Python, or takes no T1Gd"
+    assert words in logic.panelState(heads, extractor="hd-bet")[0].problem
+    with pytest.raises(InputError, match=words):
+        logic.start(heads, extractor="hd-bet")
+    # Where the skull is gone, said to be gone, or cut off by a mask, nobody asks for it; nor does Automatic.
+    assert logic.panelState(volumes, extractor="hd-bet")[0].problem == ""
+    assert logic.panelState(heads, extractor="hd-bet", skull_stripped=True)[0].problem == ""
+    assert logic.panelState(heads, extractor="hd-bet", brain_mask=brain_of(scene, heads["T1Gd"]))[0].problem == ""
+    state, _about = logic.panelState(heads)
+    assert (state.problem, "The skull on T1Gd is removed here" in state.plan) == ("", True)
+    found = SimpleNamespace(key="hd-bet", title="HD-BET 2.0.1", sequences=("T1Gd",))
+    monkeypatch.setattr(slicer_logic, "installed", lambda: [found])
+    assert "The skull on T1Gd is removed by HD-BET 2.0.1." in logic.panelState(heads)[0].plan
+    assert logic.panelState(heads, extractor="hd-bet")[0].problem == ""
+    assert "takes no T1" in logic.panelState({"T1": heads["T1Gd"]}, extractor="hd-bet")[0].problem
+
+
+def test_what_the_network_saw_is_kept_on_request_and_lies_over_the_volumes(scene, volumes, random_bundle, temporary):
+    options = {"device": "cpu", "weights": str(random_bundle), "registered": True, "reference": "FLAIR"}
+    found = SegmentLogic().segment(volumes, **options, keep=True)
+    assert json.loads(attributes(found.node)["MSTKDSegment.preparation"]) == found.record
+    assert found.record["told_by_user"] == ["registered"]
+    nodes = add_prepared(found.prepared, found.node)
+    assert nodes.native is volumes["FLAIR"]
+    # The noise of the phantom is its own: where the two correlate, they lie on each other.
+    for name in ("T1Gd", "FLAIR"):
+        native, prepared = (volume_from_node(node).image for node in (volumes[name], nodes.volumes[name]))
+        there = sitk.GetArrayFromImage(sitk.Resample(prepared, native, sitk.Transform(), sitk.sitkLinear, 0.0))
+        inside = (there != 0) & (sitk.GetArrayFromImage(native) > 0)
+        assert np.count_nonzero(inside) > 5000
+        assert np.corrcoef(there[inside], sitk.GetArrayFromImage(native)[inside])[0, 1] > 0.9
+    proposed, _proposals = SegmentLogic().proposeVolumes([*nodes.volumes.values(), volumes["FLAIR"]])
+    assert proposed == {"FLAIR": volumes["FLAIR"]}
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
 
 
 def test_the_device_is_proved_in_the_childs_python():
@@ -279,6 +392,14 @@ def test_volumes_are_proposed_by_name_and_label_maps_are_not(scene, module):
     found = {modality: node.GetName() for modality, node in proposed.items()}
     assert found == {"T1Gd": names[0], "T1": names[1], "FLAIR": names[2]}
     assert [proposal.modality for proposal in proposals] == ["T1Gd", "T1", "FLAIR", None]
+
+
+def test_volumes_that_nothing_names_are_proposed_by_their_look_beside_those_with_a_name(scene, module):
+    nodes = [volume_of_image(scene, sample_volume(sequence), name) for sequence, name in (("T2", "5"), ("FLAIR", "6"))]
+    nodes.append(make_volume(scene, name="Ax T2 TSE")[0])
+    proposed, proposals = module.MSTKDSegmentLogic().proposeVolumes(nodes)
+    assert proposed == {"T2": nodes[2], "FLAIR": nodes[1]}  # the name wins; what looks like T2 as well gets nothing
+    assert "by its look" in proposals[1].reason and "please check" in proposals[1].reason
 
 
 def test_two_candidates_are_left_to_the_person(scene, module):

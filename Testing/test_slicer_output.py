@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,23 @@ def test_the_table_holds_volumes_and_diameters_and_belongs_to_the_segmentation(s
     assert found.table.GetName() == "T1 post tumour measurements"
     assert found.notices == ("a notice",)
     assert attributes(found.node)["MSTKDSegment.sequences"] == "T1Gd+FLAIR"
+
+
+def test_what_was_done_to_the_volumes_is_written_on_the_result(scene, tmp_path):
+    """As JSON, whose colons and commas a scene file must bring back as they were."""
+    reference, _ = make_volume(scene)
+    record = {"challenge_ready": False, "brain_extraction": "HD-BET 2; fast", "sequences": {"T1Gd": {"moved_mm": 1.25}}}
+    found = deliver(replace(result_for(reference), record=record), reference, OutputChoice())
+    assert found.record == record
+    assert found.prepared is None
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit(str(tmp_path / "scene.mrml"))
+    loaded = slicer.vtkMRMLScene()
+    loaded.SetURL(str(tmp_path / "scene.mrml"))
+    loaded.Connect()
+    node = loaded.GetFirstNodeByName(found.node.GetName())
+    assert json.loads(node.GetAttribute("MSTKDSegment.preparation")) == record
+    loaded.Clear(1)
 
 
 def test_probabilities_only_on_request_on_the_references_grid_and_marked(scene):

@@ -62,12 +62,13 @@ def panel(scene, monkeypatch, random_bundle):
     scene.RegisterNodeClass(slicer.vtkMRMLScriptedModuleNode())
     monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
     monkeypatch.setattr(slicer, "app", Application(), raising=False)
-    told = []
+    told, layers = [], []
     for name, value in {
         "loadUI": lambda path: types.SimpleNamespace(setMRMLScene=lambda scene: None),
         "childWidgetVariables": lambda _widget: widgets_of(FOLDER / "Resources" / "UI" / "MSTKDSegment.ui"),
         "showStatusMessage": lambda text, _milliseconds=0: told.append(text),
         "confirmOkCancelDisplay": lambda text, windowTitle="": False,  # noqa: N803
+        "setSliceViewerLayers": lambda **shown: layers.append(shown),
     }.items():
         monkeypatch.setattr(slicer.util, name, value, raising=False)
     spec = importlib.util.spec_from_file_location("MSTKDSegment", FOLDER / "MSTKDSegment.py")
@@ -76,7 +77,7 @@ def panel(scene, monkeypatch, random_bundle):
     spec.loader.exec_module(module)
     widget = module.MSTKDSegmentWidget(types.SimpleNamespace(isEntered=True))
     widget.setup()
-    widget.told = told
+    widget.told, widget.layers = told, layers
     for seed, name in ((2, "T1 post"), (4, "FLAIR")):
         volume_of_image(scene, brain_image(seed), name)
     widget.settler.fire()
@@ -127,6 +128,114 @@ def test_a_run_from_click_to_table_and_its_words_stay(panel, scene):
     assert panel.ui.segmentButton.enabled
     assert not panel.ui.progressBar.visible
     assert not panel.ticker.active
+
+
+def test_what_the_network_saw_is_shown_after_any_run(panel, scene):
+    button = panel.ui.showPreparedButton
+    assert not button.enabled
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    assert button.enabled
+    assert button.toolTip.startswith("Show what the network saw")
+    button.click()
+    settle(panel)
+    (shown,) = panel.layers
+    assert shown["background"] is panel.chosenVolumes()["T1Gd"]
+    assert shown["foreground"].GetName() == "T1 post preprocessed"
+    assert 0 < shown["foregroundOpacity"] < 1
+    assert scene.GetFirstNodeByName("FLAIR preprocessed") is not None
+    assert scene.GetFirstNodeByName("T1 post brain").IsA("vtkMRMLSegmentationNode")
+    # Nothing that came was taken for an input, an output or a mask; a second click makes nothing new.
+    assert {node.GetName() for node in panel.chosenVolumes().values()} == {"T1 post", "FLAIR"}
+    assert panel._parameterNode.outputSegmentation is None
+    before = node_ids(scene)
+    button.click()
+    assert node_ids(scene) == before
+
+
+def test_what_the_network_saw_is_forgotten_with_the_result_and_with_the_scene(panel, scene):
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    first = panel._shown
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    assert panel._result.node is not first
+    panel.showTableOf(first)  # an earlier result, of which nothing was put into the scene
+    assert not panel.ui.showPreparedButton.enabled
+    assert panel.ui.showPreparedButton.toolTip.startswith("What the network saw is kept for the latest result")
+    panel.showTableOf(panel._result.node)
+    assert panel.ui.showPreparedButton.enabled
+    scene.Clear(0)
+    assert panel._result is None
+    assert not panel.ui.showPreparedButton.enabled
+
+
+def test_volumes_shown_before_are_shown_again_without_the_run(panel, scene):
+    """As after loading a scene that was saved with them."""
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    panel.ui.showPreparedButton.click()
+    shown, panel._result = panel._shown, None
+    panel.showTableOf(shown)
+    assert panel.ui.showPreparedButton.enabled
+    panel.ui.showPreparedButton.click()
+    assert panel.layers[1] == panel.layers[0]
+    scene.RemoveNode(scene.GetFirstNodeByName("T1 post preprocessed"))
+    scene.RemoveNode(scene.GetFirstNodeByName("FLAIR preprocessed"))
+    panel.ui.showPreparedButton.click()
+    assert len(panel.layers) == 2
+    assert not panel.ui.showPreparedButton.enabled
+
+
+def test_a_reference_that_was_deleted_since_is_told_when_its_preparation_is_asked_for(panel, scene):
+    panel.ui.segmentButton.click()
+    run_to_the_end(panel)
+    scene.RemoveNode(panel.chosenVolumes()["T1Gd"])
+    panel.ui.showPreparedButton.click()
+    assert panel.ui.statusLabel.text.startswith("T1 post was removed from the scene; segment again")
+    assert panel.layers == []
+    scene.RemoveNode(panel._result.node)
+    assert panel._result is None  # and its volumes with it
+
+
+def test_what_the_user_says_of_the_preparation_goes_into_the_plan_and_the_run(panel, scene, monkeypatch):
+    assert "They are skull-stripped and registered already" in panel.ui.planLabel.text
+    panel._parameterNode.biasCorrection = True
+    assert "The bias field of each is corrected" in panel.ui.planLabel.text
+    assert "here it may be less" in panel.ui.expectationLabel.text
+    panel._parameterNode.skullStripped = Choice.NO
+    assert "The skull on T1Gd, FLAIR is removed here" in panel.ui.planLabel.text
+    panel._parameterNode.registered = Choice.YES
+    panel._parameterNode.extractor = Choice.OWN
+    asked = {}
+
+    def start(volumes, *_more, **options):
+        asked.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(panel.logic, "start", start)
+    panel.ui.segmentButton.click()
+    said = {name: asked[name] for name in ("registered", "skull_stripped", "brain_mask", "extractor", "keep")}
+    assert said == {"registered": True, "skull_stripped": False, "brain_mask": None, "extractor": "own", "keep": True}
+    assert asked["bias_correction"] is True
+
+
+def test_a_brain_mask_is_checked_and_leaves_its_selector_when_it_is_deleted(panel, scene):
+    panel._parameterNode.brainMask = panel.chosenVolumes()["FLAIR"]
+    assert panel.ui.problemLabel.text == "FLAIR is chosen as FLAIR and as brain mask; choose it once."
+    mask = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "brain")
+    panel._parameterNode.brainMask = mask
+    assert "brain: holds no voxels" in panel.ui.problemLabel.text
+    assert not panel.ui.segmentButton.enabled
+    volume = volume_of_image(scene, brain_image(2), "carrier")
+    mask.SetAndObserveImageData(volume.GetImageData())  # noticed: the mask is observed as the inputs are
+    settle(panel)
+    assert panel.ui.problemLabel.text == ""
+    assert "The brain is taken from brain." in panel.ui.planLabel.text
+    scene.RemoveNode(mask)
+    settle(panel)
+    assert panel._parameterNode.brainMask is None
+    assert "brain is taken" not in panel.ui.planLabel.text
 
 
 def test_a_deleted_table_is_not_shown_any_more(panel, scene):

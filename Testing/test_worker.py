@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +21,19 @@ pytest.importorskip("torch")
 
 from MSTKDSegmentLib import worker_process
 from MSTKDSegmentLib.errors import Cancelled, DeviceError, MSTKDError, RoleError, WeightsError
-from MSTKDSegmentLib.handover import Request, read_request, write_request
-from MSTKDSegmentLib.pipeline import Segmenter
+from MSTKDSegmentLib.geometry import CanonicalGrid
+from MSTKDSegmentLib.handover import (
+    Request,
+    prepared_geometry,
+    read_prepared,
+    read_request,
+    write_request,
+    write_result,
+)
+from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter
+from MSTKDSegmentLib.preparation_record import Wishes
 from MSTKDSegmentLib.volumes import Volume, read_volume
+from MSTKDSegmentLib.worker import ABANDONED
 from MSTKDSegmentLib.worker_process import FOLDER_PREFIX, WorkerRun, segment_in_worker
 
 LIBRARY_PARENT = Path(__file__).resolve().parents[1] / "MSTKDSegment"
@@ -102,6 +115,55 @@ def test_the_child_finds_what_the_same_process_finds(request_, volumes, random_b
     assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
 
 
+def test_what_the_network_saw_is_handed_over_exactly(tmp_path):
+    rng = np.random.default_rng(0)
+    turn = np.column_stack([np.linalg.qr(rng.normal(size=(3, 3)))[0], rng.normal(size=3)])
+    image = rng.normal(size=(4, 3, 4, 5)).astype(np.float32)
+    grid = CanonicalGrid((-7.25, 1 / 3, 12.0), (5, 4, 3))
+    brain = rng.random((3, 4, 5)) > 0.5
+    case = PreparedCase({"FLAIR": None, "T1Gd": None}, "T1Gd", grid, image, None, (), brain, None, {"FLAIR": turn})
+    write_result(tmp_path, SimpleNamespace(labels=np.zeros(1), region_probabilities=None, case=case), keep=True)
+    got = read_prepared(tmp_path, json.loads(json.dumps(prepared_geometry(case))))
+    assert got.origin == grid.origin
+    assert np.array_equal(got.brain, brain)
+    assert {name: got.images[name].tolist() for name in got.images} == {
+        "T1Gd": image[1].tolist(),
+        "FLAIR": image[3].tolist(),
+    }
+    assert np.array_equal(got.matrices["FLAIR"], turn)
+    assert np.array_equal(got.matrices["T1Gd"], np.eye(3, 4))
+
+
+def test_the_preparation_that_was_asked_for_is_done_in_the_child_and_told(volumes, random_bundle, temporary):
+    said = Wishes(registered=True, skull_stripped=True, upright=True, bias_correction=True)
+    result = segment_in_worker(Request(volumes, "cpu", "FLAIR", str(random_bundle), wishes=said, keep=True))
+    case = Segmenter(random_bundle, "cpu").segment(volumes, reference="FLAIR", wishes=said).case
+    assert result.prepared.origin == case.grid.origin
+    assert np.array_equal(result.prepared.brain, case.brain)
+    for name, index in (("T1Gd", 1), ("FLAIR", 3)):
+        assert result.prepared.images[name].dtype == np.float32
+        assert np.allclose(result.prepared.images[name], case.image[index], atol=1e-4)
+        assert np.array_equal(result.prepared.matrices[name], case.matrices[name])
+    assert result.record["bias_corrected"]
+    assert not result.record["challenge_ready"]
+    assert result.record["told_by_user"] == ["skull-stripped", "registered", "upright"]
+    assert result.record.keys() == case.record.to_dict().keys()
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
+
+
+def test_volumes_that_were_left_alone_have_the_identity_and_nothing_comes_unasked(request_, temporary):
+    kept = segment_in_worker(replace(request_, keep=True))
+    assert kept.record["challenge_ready"]
+    assert {name: matrix.tolist() for name, matrix in kept.prepared.matrices.items()} == {
+        "T1Gd": np.eye(3, 4).tolist(),
+        "FLAIR": np.eye(3, 4).tolist(),
+    }
+    assert np.array_equal(kept.prepared.brain, np.any([image != 0 for image in kept.prepared.images.values()], axis=0))
+    plain = segment_in_worker(request_)
+    assert plain.prepared is None
+    assert np.array_equal(plain.labels, kept.labels)
+
+
 def test_the_device_is_told_with_its_reason_before_the_result(request_, temporary):
     with WorkerRun(request_) as run:
         assert within(60, lambda: not run.poll() or run.device is not None)
@@ -132,6 +194,24 @@ def test_voxels_and_geometry_are_handed_over_exactly(spacing, origin, angle, see
     assert there.GetSpacing() == image.GetSpacing()
     assert there.GetOrigin() == image.GetOrigin()
     assert there.GetDirection() == image.GetDirection()
+    assert not got.keep
+    assert got.wishes == Wishes()
+
+
+def test_what_the_user_said_is_handed_over_with_the_mask_in_its_place(tmp_path):
+    mask = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 2, (3, 4, 5)).astype(np.uint8))
+    mask.SetSpacing((0.9, 1.1, 3.0))
+    mask.SetOrigin((-7.25, 1 / 3, 12.0))
+    mask.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
+    said = Wishes(False, None, True, mask, "synthstrip", True)
+    write_request(tmp_path, Request({}, wishes=said, keep=True))
+    got = read_request(tmp_path)
+    assert got.keep
+    assert replace(got.wishes, brain_mask=None) == replace(said, brain_mask=None)
+    there = got.wishes.brain_mask
+    assert np.array_equal(sitk.GetArrayViewFromImage(there), sitk.GetArrayViewFromImage(mask))
+    assert (there.GetSpacing(), there.GetOrigin()) == (mask.GetSpacing(), mask.GetOrigin())
+    assert there.GetDirection() == mask.GetDirection()
 
 
 # --- the user's errors, by their own kind ---
@@ -193,6 +273,32 @@ network.MSTKDNet.forward = forward
         before = time.monotonic()
     assert time.monotonic() - before < 10  # of sixty; on a loaded machine two are not enough
     assert is_gone(pid)
+    assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
+
+
+def test_a_child_in_the_middle_of_a_registration_goes_by_itself(request_, temporary, monkeypatch):
+    """While ITK works, Python's other threads run: the child need not be killed."""
+    endless = """
+import SimpleITK as sitk
+from MSTKDSegmentLib import preparation
+from MSTKDSegmentLib.registration import optimised_level
+def register(fixed, fixed_mask, moving, *_rest, **_more):
+    print("registering", file=sys.stderr, flush=True)
+    everywhere = sitk.Cast(fixed > -1, sitk.sitkUInt8)
+    start = sitk.Euler3DTransform()
+    start.SetTranslation((9.0, 7.0, 5.0))
+    while True:
+        optimised_level(fixed, everywhere, moving, start, 0.1)
+preparation.register = register
+"""
+    monkeypatch.setattr(worker_process, "GRACE_SECONDS", 30)  # far more than it takes, also on a loaded machine
+    asked = replace(request_, wishes=Wishes(registered=False, skull_stripped=True, upright=True))
+    with WorkerRun(asked, changed(endless)) as run:
+        assert within(120, lambda: not run.poll() or "registering" in run.log)
+        time.sleep(0.5)
+        assert run.running
+        process = run._process
+    assert process.returncode == ABANDONED
     assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
 
 

@@ -9,7 +9,10 @@ import sys
 from MSTKDSegmentLib.errors import MSTKDError
 
 # In the order in which they are used; each is a module of training.commands.
-COMMANDS = ("check", "split", "prepare", "train", "evaluate", "tables", "panel", "ablate", "export", "card", "bench")
+COMMANDS = (
+    "check", "split", "prepare", "train", "evaluate", "tables", "panel", "ablate", "export", "card", "bench",
+    "brain", "template", "clinical", "appearance",
+)  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from MSTKDSegmentLib.errors import InputError
 from MSTKDSegmentLib.file_checks import os_errors_as_input_errors
 from MSTKDSegmentLib.geometry import to_canonical
 from MSTKDSegmentLib.pipeline import read_case
+from MSTKDSegmentLib.preparation_record import READY
 from MSTKDSegmentLib.preprocess import STATISTICS_PERCENTILES, Z_RANGE
 from MSTKDSegmentLib.regions import bounding_box
 
@@ -43,7 +44,7 @@ def prepare_case(case: LabelledCase, out: Path) -> Path:
     InputError for files that cannot be used and OutputError where the cache cannot be written.
     """
     source = _source(case)  # before reading: a file that changes meanwhile makes the cache stale, not wrong
-    prepared = read_case(case.sources())
+    prepared = read_case(case.sources(), wishes=READY)
     values = read_label_values(case)
     labels = to_canonical(our_labels(case, values, keep_cavity=True), prepared.grid, is_label=True).astype(np.uint8)
     source["convention"] = label_convention(case, np.unique(sitk.GetArrayViewFromImage(values)).tolist())

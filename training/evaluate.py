@@ -24,6 +24,7 @@ from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import RegionScore, region_scores
 from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
 from MSTKDSegmentLib.pipeline import PreparedCase, read_case
+from MSTKDSegmentLib.preparation_record import READY
 from MSTKDSegmentLib.regions import NO_CLEAN_UP, CleanUp, remove_small_components, voxel_volume_ml
 from MSTKDSegmentLib.weights import load_network, read_bundle
 
@@ -111,7 +112,7 @@ def evaluate_case(
 
     `labels_out`: folder that gets `<case>/<subset>.nii.gz`, the label maps after the first clean-up.
     """
-    prepared = read_case(labelled.sources())
+    prepared = read_case(labelled.sources(), wishes=READY)
     truth = read_labels(labelled)
     reference = sitk.GetArrayFromImage(truth)
     voxel_ml = voxel_volume_ml(truth.GetSpacing(), truth.GetDirection())

@@ -16,6 +16,7 @@ from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.modalities import SUBSETS, subset_name
 from MSTKDSegmentLib.network import PRESETS, MSTKDNet, count_macs, count_parameters
 from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
+from MSTKDSegmentLib.preparation_record import READY
 from MSTKDSegmentLib.regions import CleanUp, remove_small_components, voxel_volume_ml
 from MSTKDSegmentLib.weights import write_bundle
 
@@ -92,7 +93,7 @@ def export_bundle(
         digest = write_bundle(draft, state["average"], card)
         if summary is not None:
             _require_fitting(summary, digest, cases, str(evaluation))
-        agreement = _verify(network, draft, read_case(trial))
+        agreement = _verify(network, draft, read_case(trial, wishes=READY))
         draft.replace(out)
     finally:
         draft.unlink(missing_ok=True)

@@ -44,6 +44,8 @@ class BatchRequest:
     reports: bool = False
     reference: Optional[str] = None
     without: Collection[str] = ()
+    keep: Optional[Path] = None
+    by_look: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def _run_case(
     """The case's line for the summary, or None where the one from before still holds."""
     try:
         _check_files(case)
-        inputs = find_inputs(case.folder, _kept_files(case, request), request.without if case.folder else ())
+        without = request.without if case.folder else ()
+        inputs = find_inputs(case.folder, _kept_files(case, request), without, by_look=request.by_look)
         if not inputs.sources:
             raise InputError("no sequence is given; give at least one of T1, T1Gd, T2 and FLAIR")
         one = _case_request(case, request, inputs)
@@ -166,7 +169,9 @@ def _case_request(case: BatchCase, request: BatchRequest, inputs: CaseInputs) ->
         settings=request.settings,
         reference=case.reference or request.reference,
         reports=(request.output / f"{case.name}.html",) if request.reports else (),
+        quality=(request.output / f"{case.name}-quality.html",) if request.reports else (),
         ground_truth=case.ground_truth,
+        keep=None if request.keep is None else request.keep / case.name,
     )
 
 

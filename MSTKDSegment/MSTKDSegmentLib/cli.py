@@ -19,6 +19,7 @@ from .terminal import error_json, print_error, progress_bar, warn
 SEQUENCE_FLAGS = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
 # Named here again because the modules that define them import numpy; a test holds them together.
 GROUND_TRUTH_CONVENTIONS = ("brats2023", "brats2021", "brats2024", "msd")
+BRAIN_EXTRACTORS = ("auto", "own", "hd-bet", "synthstrip", "deepbet")
 BATCH_FORMATS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
 DEBUG_VARIABLE = "MSTKD_DEBUG"
 
@@ -48,9 +49,11 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument("folder", nargs="?", type=Path, metavar="CASE_FOLDER", help="find the sequences in this folder")
     _add_sequences(inputs)
     inputs.add_argument("--without", default="", metavar="T1,T2", help="sequences of the folder to leave out")
+    inputs.add_argument("--by-look", action="store_true", help="where names do not tell, go by the volumes' looks")
     inputs.add_argument("--reference", metavar="T1Gd", help="sequence on whose grid the result lies (default: finest)")
     inputs.add_argument("--ground-truth", type=Path, metavar="FILE", help="compare with this segmentation (Dice)")
     inputs.add_argument("--ground-truth-convention", choices=GROUND_TRUTH_CONVENTIONS, default="brats2023")
+    _add_preparation(parser.add_argument_group("preparation (by default found out; challenge-ready is left alone)"))
     outputs = parser.add_argument_group("outputs")
     outputs.add_argument(
         "-o", "--output", action="append", type=Path, required=True, metavar="OUT",
@@ -67,7 +70,14 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--report", action="append", type=Path, metavar="FILE", help="report with pictures: .html or .png; repeatable"
     )
     outputs.add_argument(
+        "--quality", action="append", type=Path, metavar="FILE",
+        help="how the volumes were prepared, to check it by: .html, .png or .json; repeatable",
+    )  # fmt: skip
+    outputs.add_argument(
         "--probabilities", type=Path, metavar="FILE", help="probabilities of WT, TC, ET: .nii.gz, .nrrd"
+    )
+    outputs.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep the prepared volumes, brain mask and transforms there"
     )
     outputs.add_argument("--overwrite", action="store_true", help="replace files that exist")
     batch = parser.add_argument_group("many cases")
@@ -77,11 +87,29 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "OUT is then a folder. Cases that are done already are kept",
     )  # fmt: skip
     batch.add_argument("--format", choices=BATCH_FORMATS, default=None, help="format of a batch (default .seg.nrrd)")
-    batch.add_argument("--reports", action="store_true", help="an .html report for each case of a batch")
+    batch.add_argument("--reports", action="store_true", help="two .html reports for each case: result and quality")
     _add_running(parser)
     parser.add_argument("--window", type=_window, metavar="N", help="run in windows of N voxels (saves memory)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     parser.set_defaults(run=_segment, parser=parser)
+
+
+def _add_preparation(group: argparse._ArgumentGroup) -> None:
+    for flag, what in (
+        ("registered", "the sequences lie on each other"),
+        ("skull-stripped", "the volumes show the brain alone"),
+        ("upright", "the head lies as in BraTS"),
+    ):
+        group.add_argument(f"--{flag}", action="store_true", default=None, help=f"{what}; nothing is done about it")
+        group.add_argument(
+            f"--not-{flag}", dest=flag.replace("-", "_"), action="store_false", default=None, help="the opposite"
+        )
+    group.add_argument("--brain-mask", type=Path, metavar="FILE", help="brain mask of the reference, on any grid")
+    group.add_argument(
+        "--brain-extraction", choices=BRAIN_EXTRACTORS, default="auto",
+        help="auto: an installed HD-BET, SynthStrip or deepbet, else our own network",
+    )  # fmt: skip
+    group.add_argument("--bias-correction", action="store_true", help="N4 bias-field correction of each sequence")
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +173,9 @@ def _segment_one(arguments: argparse.Namespace) -> int:
     from .pipeline import Segmenter
     from .segment_command import CaseRequest, print_result, segment_case
 
-    inputs = find_inputs(arguments.folder, _named(arguments), _without(arguments), "named on the command line")
+    inputs = find_inputs(
+        arguments.folder, _named(arguments), _without(arguments), "named on the command line", arguments.by_look
+    )
     request = CaseRequest(
         title=arguments.folder.resolve().name if arguments.folder else arguments.output[0].name.partition(".")[0],
         inputs=inputs,
@@ -153,8 +183,11 @@ def _segment_one(arguments: argparse.Namespace) -> int:
         settings=_settings(arguments),
         reference=_reference(arguments),
         reports=tuple(arguments.report or ()),
+        quality=tuple(arguments.quality or ()),
         probabilities=arguments.probabilities,
         ground_truth=arguments.ground_truth,
+        brain_mask=arguments.brain_mask,
+        keep=arguments.keep,
     )
     with progress_bar(not (arguments.quiet or arguments.json)) as progress:
         result = segment_case(
@@ -173,7 +206,8 @@ def _segment_one(arguments: argparse.Namespace) -> int:
 def _segment_many(arguments: argparse.Namespace) -> int:
     single = {
         "CASE_FOLDER": arguments.folder, "--report": arguments.report, "--probabilities": arguments.probabilities,
-        "--ground-truth": arguments.ground_truth, **{f"--{flag}": getattr(arguments, flag) for flag in SEQUENCE_FLAGS},
+        "--ground-truth": arguments.ground_truth, "--brain-mask": arguments.brain_mask, "--quality": arguments.quality,
+        **{f"--{flag}": getattr(arguments, flag) for flag in SEQUENCE_FLAGS},
     }  # fmt: skip
     for name, value in single.items():
         if value is not None:
@@ -193,6 +227,8 @@ def _segment_many(arguments: argparse.Namespace) -> int:
         reports=arguments.reports,
         reference=_reference(arguments),
         without=_without(arguments),
+        keep=arguments.keep,
+        by_look=arguments.by_look,
     )
     with progress_bar(not (arguments.quiet or arguments.json)) as progress:
         result = run_batch(request, lambda: Segmenter(arguments.weights, arguments.device, arguments.window), progress)
@@ -208,13 +244,22 @@ def _segment_many(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> Any:
+    from .preparation_record import Wishes
     from .segment_command import Settings
 
+    wishes = Wishes(
+        registered=arguments.registered,
+        skull_stripped=arguments.skull_stripped,
+        upright=arguments.upright,
+        extractor=arguments.brain_extraction,
+        bias_correction=arguments.bias_correction,
+    )
     return Settings(
         label_convention=arguments.label_convention,
         segments=arguments.segments,
         ground_truth_convention=arguments.ground_truth_convention,
         overwrite=arguments.overwrite,
+        wishes=wishes,
     )
 
 

@@ -18,7 +18,11 @@ DICOM_TAGS = {
     "ContrastBolusAgent": "0018|0010",
     "ProtocolName": "0018|1030",
     "PatientID": "0010|0020",
+    "PatientName": "0010|0010",
+    "PatientBirthDate": "0010|0030",
     "Modality": "0008|0060",
+    "ImageType": "0008|0008",
+    "ScanningSequence": "0018|0020",
 }
 
 

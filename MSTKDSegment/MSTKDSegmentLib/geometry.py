@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .overlap import foreground
+from .registration import IDENTITY, as_transform, inverted
 from .volume_checks import voxel_columns
 
 LATTICE_TOLERANCE = 1e-3  # of axis vectors, per voxel: 0.13 mm at the rim of 256 voxels
@@ -58,14 +59,24 @@ def canonical_grid(
     `masks`: the images' foregrounds (D, H, W) where they are known already.
     """
     boxes = [_bounds(image, foreground(image) if masks is None else masks[name]) for name, image in images.items()]
-    low = np.min([box[0] for box in boxes], axis=0) - margin_mm
-    high = np.max([box[1] for box in boxes], axis=0) + margin_mm
+    low = np.min([box[0] for box in boxes], axis=0)
+    high = np.max([box[1] for box in boxes], axis=0)
+    return grid_around(low, high, _middle(images[reference]), multiple, margin_mm)
+
+
+def grid_around(
+    low: np.ndarray, high: np.ndarray, anchor: np.ndarray, multiple: int = 32, margin_mm: float = 2.0
+) -> CanonicalGrid:
+    """The 1 mm LPS grid centred on the box from `low` to `high`, with one point at `anchor` (all (3,), LPS mm).
+
+    Each side is a multiple of `multiple` voxels and at least 64.
+    """
+    low, high = low - margin_mm, high + margin_mm
     least = math.ceil(64 / multiple) * multiple
     size = np.maximum(np.ceil((high - low) / multiple - 1e-6).astype(int) * multiple, least)
     origin = (low + high) / 2 - (size - 1) / 2
     # A grid point on a voxel of the reference makes lattices of 1 mm coincide, and keeps those of 0.5 or 5 mm from
     # lying half-way between grid points. Ties go down, whatever the rounding noise and the order of the image's axes.
-    anchor = _middle(images[reference])
     origin = anchor + np.ceil(origin - anchor - 0.5 - 1e-6)
     x, y, z = (float(value) for value in origin)
     return CanonicalGrid((x, y, z), (int(size[0]), int(size[1]), int(size[2])))
@@ -130,13 +141,21 @@ def _common_views(native: np.ndarray, canonical: np.ndarray, lattice: _Lattice) 
 # --- There and back ---
 
 
-def to_canonical(image: sitk.Image, grid: CanonicalGrid, *, is_label: bool = False, default: float = 0.0) -> np.ndarray:
+def to_canonical(
+    image: sitk.Image,
+    grid: CanonicalGrid,
+    *,
+    is_label: bool = False,
+    default: float = 0.0,
+    matrix: Optional[np.ndarray] = None,
+) -> np.ndarray:
     """(D, H, W) float32 of `image` on `grid`; `default` outside the image.
 
     Copies voxels where the lattices coincide; else linear interpolation (labels: nearest neighbour). Axes sampled finer
-    than 1/1.5 mm are smoothed first, so that the coarser grid shows no aliasing.
+    than 1/1.5 mm are smoothed first, so that the coarser grid shows no aliasing. `matrix` (3, 4) takes points of the
+    grid's space to the image's (LPS mm); None where they share one.
     """
-    lattice = _common_lattice(image, grid)
+    lattice = _common_lattice(image, grid) if _same_space(matrix) else None
     if lattice is not None:
         result = np.full(grid.shape, default, np.float32)
         source, target = _common_views(sitk.GetArrayViewFromImage(image), result, lattice)
@@ -147,10 +166,18 @@ def to_canonical(image: sitk.Image, grid: CanonicalGrid, *, is_label: bool = Fal
     interpolator = sitk.sitkNearestNeighbor if is_label else sitk.sitkLinear
     direction = np.eye(3).ravel().tolist()
     moved = sitk.Resample(
-        image, grid.size, sitk.Transform(), interpolator, grid.origin, (1.0, 1.0, 1.0), direction, default,
+        image, grid.size, _transform(matrix), interpolator, grid.origin, (1.0, 1.0, 1.0), direction, default,
         image.GetPixelID(),
     )  # fmt: skip
     return sitk.GetArrayFromImage(moved).astype(np.float32, copy=False)
+
+
+def _same_space(matrix: Optional[np.ndarray]) -> bool:
+    return matrix is None or np.array_equal(matrix, IDENTITY)
+
+
+def _transform(matrix: Optional[np.ndarray]) -> sitk.Transform:
+    return sitk.Transform() if matrix is None else as_transform(matrix)
 
 
 def _smoothed_for_1mm(image: sitk.Image) -> sitk.Image:
@@ -159,26 +186,35 @@ def _smoothed_for_1mm(image: sitk.Image) -> sitk.Image:
     return sitk.DiscreteGaussian(image, variance, useImageSpacing=True) if any(variance) else image
 
 
-def to_native(array: np.ndarray, grid: CanonicalGrid, reference_image: sitk.Image, *, is_label: bool) -> np.ndarray:
+def to_native(
+    array: np.ndarray,
+    grid: CanonicalGrid,
+    reference_image: sitk.Image,
+    *,
+    is_label: bool,
+    matrix: Optional[np.ndarray] = None,
+) -> np.ndarray:
     """`array` (D, H, W) on `grid` brought to the voxels of `reference_image`, 0 outside the grid.
 
     Labels keep their type (nearest neighbour); other values become float32 (linear interpolation). An exact copy where
-    the lattices coincide. Raises ValueError when the array does not have the grid's shape.
+    the lattices coincide. `matrix` as in `to_canonical`: from the grid's space to the image's. Raises ValueError when
+    the array does not have the grid's shape.
     """
     if array.shape != grid.shape:
         raise ValueError(f"array of shape {array.shape} on a grid of shape {grid.shape}")
     dtype = array.dtype if is_label else np.dtype(np.float32)
-    lattice = _common_lattice(reference_image, grid)
+    lattice = _common_lattice(reference_image, grid) if _same_space(matrix) else None
     if lattice is not None:
         result = np.zeros(reference_image.GetSize()[::-1], dtype)
         target, source = _common_views(result, array, lattice)
         target[...] = source
         return result
-    carried = np.uint8 if array.dtype == bool else dtype
+    carried = np.uint8 if is_label and array.dtype == bool else dtype
     image = sitk.GetImageFromArray(np.ascontiguousarray(array, carried))
     image.SetOrigin(grid.origin)
     interpolator = sitk.sitkNearestNeighbor if is_label else sitk.sitkLinear
-    return sitk.GetArrayFromImage(sitk.Resample(image, reference_image, sitk.Transform(), interpolator, 0.0)).astype(
+    back = _transform(None if matrix is None else inverted(matrix))
+    return sitk.GetArrayFromImage(sitk.Resample(image, reference_image, back, interpolator, 0.0)).astype(
         dtype, copy=False
     )
 
@@ -188,21 +224,22 @@ def labels_to_native(
     grid: CanonicalGrid,
     reference_image: sitk.Image,
     between: Optional[Callable[[], None]] = None,
+    matrix: Optional[np.ndarray] = None,
 ) -> np.ndarray:
     """The most probable class of `probabilities` (C, D, H, W) at each voxel of `reference_image`, (D, H, W) uint8.
 
     Class 0 is background, also outside the grid and where classes tie. Probabilities are interpolated before the
     choice, which keeps borders smooth; where the lattices coincide the choice is copied. One class at a time is held.
-    `between` is called before each class is interpolated; what it raises ends the work.
+    `between` is called before each class is interpolated; what it raises ends the work. `matrix` as in `to_native`.
     """
-    if _common_lattice(reference_image, grid) is not None:
+    if _same_space(matrix) and _common_lattice(reference_image, grid) is not None:
         return to_native(_most_probable(probabilities), grid, reference_image, is_label=True)
 
     def interpolated() -> Iterator[np.ndarray]:
         for one in probabilities:
             if between is not None:
                 between()
-            yield to_native(one, grid, reference_image, is_label=False)
+            yield to_native(one, grid, reference_image, is_label=False, matrix=matrix)
 
     return _most_probable(interpolated())
 

@@ -150,7 +150,7 @@ def check_overlap(volumes: Mapping[str, Volume], masks: Optional[Mapping[str, np
     warnings = []
     for name in others:
         image, mask = volumes[name].image, masks[name]
-        common = np.count_nonzero(_sample(mask, image, points)) * cell
+        common = np.count_nonzero(sample_mask(mask, image, points)) * cell
         smaller = min(len(points) * cell, np.count_nonzero(mask) * abs(np.linalg.det(voxel_columns(image))))
         pair = f"{name} ({volumes[name].source}) and {reference} ({volumes[reference].source})"
         if common == 0:
@@ -174,7 +174,7 @@ def _foreground_points(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray,
     return index @ columns.T + image.GetOrigin(), float(abs(np.linalg.det(columns)) * np.prod(steps))
 
 
-def _sample(mask: np.ndarray, image: sitk.Image, points: np.ndarray) -> np.ndarray:
+def sample_mask(mask: np.ndarray, image: sitk.Image, points: np.ndarray) -> np.ndarray:
     """`mask` (D, H, W) of `image` at `points` (N, 3), LPS mm; False outside the image."""
     index = np.rint((points - image.GetOrigin()) @ np.linalg.inv(voxel_columns(image)).T).astype(int)
     inside = ((index >= 0) & (index < image.GetSize())).all(axis=1)

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from .contrast_check import ContrastLook, swapped
+from .appearance import Look, doubts
 from .expectations import expectation, expectation_sentences
 from .modalities import MODALITIES
 from .overlap import finest_sequence
+from .preparation_plan import NOTHING_SAID, PreparationChoice, is_prepared, preparation_sentences
 from .roles import RoleProposal
 from .translation import _
 from .volumes import MIN_SLICES
@@ -27,7 +28,7 @@ class InputFacts:
     size: voxels along x, y, z; spacing: mm, parent transforms included; transform: name of the parent transform, "" for
     none; linear: whether all parent transforms are; obstacle: why the node is no MRI volume at all, "" where it is;
     stripped: whether the skull is gone;
-    proposal: what its name or DICOM header says; look: see `contrast_check`, None where it was not or cannot be told;
+    proposal: what its name, DICOM header or look says; look: see `appearance`, None where it cannot be told;
     patient: the PatientID of its DICOM header, "" where unknown; grid: equal for volumes whose voxels coincide.
     """
 
@@ -42,7 +43,7 @@ class InputFacts:
     stripped: bool = True
     patient: str = ""
     proposal: Optional[RoleProposal] = None
-    look: Optional[ContrastLook] = None
+    look: Optional[Look] = None
     grid: tuple[float, ...] = field(default=(), repr=False)
 
 
@@ -56,7 +57,7 @@ def flags(inputs: Mapping[str, InputFacts]) -> dict[str, str]:
         found[modality] += filter(None, [obstacle_of(facts), _doubt_by_name(modality, facts)])
     for modality, sentence in _doubles(inputs).items():
         found[modality].append(sentence)
-    _flag_contrast(inputs, found)
+    _flag_looks(inputs, found)
     _flag_patients(inputs, found)
     return {modality: " ".join(sentences) for modality, sentences in found.items() if sentences}
 
@@ -102,19 +103,12 @@ def _doubles(inputs: Mapping[str, InputFacts]) -> dict[str, str]:
     return sentences
 
 
-def _flag_contrast(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
-    plain = inputs["T1"].look if "T1" in inputs else None
-    enhanced = inputs["T1Gd"].look if "T1Gd" in inputs else None
-    if plain is not None and enhanced is not None:
-        if inputs["T1"].node_id != inputs["T1Gd"].node_id and swapped(plain, enhanced):
-            for modality in ("T1", "T1Gd"):
-                found[modality].append(
-                    _("T1 and T1Gd may be the wrong way round: this T1 looks more contrast-enhanced than this T1Gd.")
-                )
-    elif plain is not None and plain.enhanced is True:
-        found["T1"].append(_("This T1 looks contrast-enhanced. If contrast agent was given, choose it as T1Gd."))
-    elif enhanced is not None and enhanced.enhanced is False:
-        found["T1Gd"].append(_("This T1Gd looks like a T1 without contrast agent. If none was given, choose it as T1."))
+def _flag_looks(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
+    nodes = [facts.node_id for facts in inputs.values()]
+    once = {modality: facts for modality, facts in inputs.items() if nodes.count(facts.node_id) == 1}
+    looks = {modality: facts.look for modality, facts in once.items() if facts.look is not None}
+    for modality, sentence in doubts(looks).items():
+        found[modality].append(sentence)
 
 
 def _flag_patients(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
@@ -143,10 +137,15 @@ def problem_with(inputs: Mapping[str, InputFacts]) -> str:
     return next(filter(None, in_the_way), "")
 
 
-def plan(inputs: Mapping[str, InputFacts], reference: str = "") -> str:
-    """What will be done with the volumes' grids and transforms; reference: a sequence, "" for the default one.
+def plan(
+    inputs: Mapping[str, InputFacts],
+    reference: str = "",
+    choice: PreparationChoice = NOTHING_SAID,
+    program: str = "",
+) -> str:
+    """What will be done with the volumes' grids, transforms and skulls; reference: a sequence, "" for the default one.
 
-    "" while `problem_with` names a problem.
+    program: the installed one that removes the skull, "" for our own network. "" while `problem_with` names a problem.
     """
     if problem_with(inputs):
         return ""
@@ -168,15 +167,7 @@ def plan(inputs: Mapping[str, InputFacts], reference: str = "") -> str:
     moved = [f"{modality} ({facts.transform})" for modality, facts in inputs.items() if facts.transform]
     if moved:
         sentences.append(_("Parent transforms are applied: {sequences}.").format(sequences=", ".join(moved)))
-    with_skull = [modality for modality, facts in inputs.items() if not facts.stripped]
-    if with_skull:
-        sentences.append(
-            _(
-                "The skull seems to be still there on {sequences}; the network expects skull-stripped volumes and will "
-                "do worse than stated."
-            ).format(sequences=", ".join(with_skull))
-        )
-    return " ".join(sentences)
+    return " ".join([*sentences, *preparation_sentences(inputs, chosen, choice, program)])
 
 
 def reference_of(inputs: Mapping[str, InputFacts], reference: str = "") -> str:
@@ -237,6 +228,8 @@ def panel_state(
     weights_problem: str = "",
     torch_ready: bool = True,
     reference: str = "",
+    choice: PreparationChoice = NOTHING_SAID,
+    program: str = "",
 ) -> PanelState:
     """What the panel shows for the volumes chosen; card: that of the weights, None where `weights_problem` says why."""
     unusable = problem_with(inputs)
@@ -246,11 +239,15 @@ def panel_state(
     sentences: list[str] = []
     if card is not None and not unusable:
         sentences = expectation_sentences(expectation(card, inputs))
+        if is_prepared(inputs, choice):
+            sentences.append(
+                _("Those patients' volumes needed no preparation (skull-stripped and registered); here it may be less.")
+            )
     return PanelState(
         problem,
         flags(inputs),
         {modality: proposal_tip(inputs.get(modality)) for modality in MODALITIES},
-        plan(inputs, reference),
+        plan(inputs, reference, choice, program),
         " ".join(sentences),
     )
 

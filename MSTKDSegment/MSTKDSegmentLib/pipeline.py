@@ -1,7 +1,7 @@
 """The one path from volumes to a segmentation. The command line, Slicer, the browser and training's evaluation call it.
 
-read -> check -> canonical grid -> normalise -> network -> native grid -> clean-up. Each arrow is one function of this
-library; front ends hold no image logic.
+read -> check -> (prepare, where they are not challenge-ready) -> canonical grid -> normalise -> network -> native grid
+-> clean-up. Each arrow is one function of this library; front ends hold no image logic.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ import SimpleITK as sitk
 from . import __version__
 from .errors import Cancelled, GeometryError, InputError, WeightsError
 from .geometry import CanonicalGrid, canonical_grid, labels_to_native, to_canonical, to_native
+from .input_checks import check_ready, check_volume, together
+from .look_roles import doubtful_looks
 from .modalities import MODALITIES, availability, subset_name
 from .overlap import Foreground, check_overlap, default_reference, find_foreground, same_volume_twice
+from .preparation import prepare
+from .preparation_record import PreparationRecord, Wishes
 from .preprocess import fill_holes, normalise
+from .recognition import Recognition, ready_record, recognise
 from .regions import NO_CLEAN_UP, CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
 from .volumes import Volume, read_volume, volume_from_image
 from .weights import Bundle, load_network, read_bundle
@@ -37,13 +42,20 @@ CancelCheck = Callable[[], bool]
 
 # Share of the whole run that each stage gets on the progress bar; the network reports its own work inside its share.
 READ_SHARE, CHECK_SHARE, PREPARE_SHARE, NETWORK_SHARE = 0.1, 0.05, 0.15, 0.6
+# Finding the brain, registration and orientation take most of the time where they are needed.
+CLINICAL_PREPARE_SHARE, CLINICAL_NETWORK_SHARE = 0.55, 0.25
 # A canonical side beyond this is no head: a body scan, or a header with the wrong unit.
 MAX_SIDE_MM = 416
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """What the network sees: `image` (4, D, H, W) float32 on `grid`, zero where absent; `availability` (4,)."""
+    """What the network sees: `image` (4, D, H, W) float32 on `grid`, zero where absent; `availability` (4,).
+
+    `matrices` (3, 4) take points of the grid's space to each sequence's (LPS mm): none for volumes that were left
+    alone, which share its space. `brain` (D, H, W) bool on the grid. `prepared_share`: of a run's progress, what is
+    done.
+    """
 
     volumes: Mapping[str, Volume]
     reference: str
@@ -51,6 +63,10 @@ class PreparedCase:
     image: np.ndarray
     availability: np.ndarray
     notices: tuple[str, ...]
+    brain: np.ndarray
+    record: PreparationRecord
+    matrices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    prepared_share: float = READ_SHARE + CHECK_SHARE + PREPARE_SHARE
 
     @property
     def subset(self) -> tuple[str, ...]:
@@ -59,6 +75,10 @@ class PreparedCase:
     @property
     def reference_image(self) -> sitk.Image:
         return self.volumes[self.reference].image
+
+    def matrix(self, name: str) -> np.ndarray | None:
+        """(3, 4) from the grid's space to the sequence's; None where they share one."""
+        return self.matrices.get(name)
 
 
 @dataclass(frozen=True)
@@ -87,11 +107,16 @@ def read_case(
     reference: str | None = None,
     progress: Progress | None = None,
     cancel: CancelCheck | None = None,
+    wishes: Wishes | None = None,
+    device: Callable[[], str] = lambda: "cpu",
 ) -> PreparedCase:
-    """Read, check and normalise the sequences that exist: `sources` maps T1, T1Gd, T2, FLAIR to files or images.
+    """Read, check, prepare and normalise the sequences that exist, given as files or images by T1, T1Gd, T2, FLAIR.
 
-    Raises InputError (and its kinds GeometryError, RoleError) with one line that names the file, Cancelled on request.
+    `wishes` says what the user knows of them (`preparation_record.READY`: that nothing has to be done); the rest is
+    found out. `device` is asked, where the brain has to be extracted, on what that runs. Raises InputError (and its
+    kinds GeometryError, RoleError) with one line that names the file, Cancelled on request.
     """
+    wishes = wishes or Wishes()
     unknown = [name for name in sources if name not in MODALITIES]
     if unknown:
         raise InputError(f"unknown sequence {', '.join(unknown)}; the sequences are {', '.join(MODALITIES)}")
@@ -105,29 +130,63 @@ def read_case(
     for index, name in enumerate(order):
         step(READ_SHARE * index / len(order), f"reading {name}")
         volumes[name] = _volume(sources[name])
+    notices = together(volumes, {name: check_volume(volume, name) for name, volume in volumes.items()})
     same_volume_twice(volumes)
     found: dict[str, Foreground] = {}
     for index, name in enumerate(order):
         step(READ_SHARE + CHECK_SHARE * index / len(order), f"finding the brain on {name}")
         found[name] = find_foreground(volumes[name].image)
-    masks = {name: foreground.mask for name, foreground in found.items()}
-    notices = check_overlap(volumes, masks)
     chosen = reference or default_reference({name: v.image for name, v in volumes.items()})
+    recognition = recognise(volumes, found, chosen, wishes, cancel)
+    if recognition.challenge_ready and not wishes.bias_correction:
+        return _ready_case(volumes, found, chosen, recognition, step, notices)
+    before = READ_SHARE + CHECK_SHARE
+    prepared = prepare(
+        volumes, found, recognition, chosen, wishes,
+        lambda share, text: step(before + CLINICAL_PREPARE_SHARE * share, text), cancel, device,
+    )  # fmt: skip
+    image = np.zeros((len(MODALITIES), *prepared.grid.shape), np.float32)
+    for name in order:
+        image[MODALITIES.index(name)] = prepared.images[name]
+    return PreparedCase(
+        volumes, chosen, prepared.grid, image, availability(order), (*notices, *prepared.notices), prepared.brain,
+        prepared.record, prepared.matrices, before + CLINICAL_PREPARE_SHARE,
+    )  # fmt: skip
+
+
+def _ready_case(
+    volumes: Mapping[str, Volume],
+    found: Mapping[str, Foreground],
+    chosen: str,
+    recognition: Recognition,
+    step: _Steps,
+    notices: list[str],
+) -> PreparedCase:
+    """Challenge-ready volumes: nothing is moved, voxels are copied where the lattices coincide."""
+    masks = {name: foreground.mask for name, foreground in found.items()}
+    notices = notices + check_overlap(volumes, masks)
+    if not recognition.all_told:
+        notices += check_ready(volumes, masks, chosen)
+        notices += doubtful_looks(volumes, masks)
     grid = _grid(volumes, chosen, masks)
+    order = list(volumes)
     image = np.zeros((len(MODALITIES), *grid.shape), np.float32)
+    brain = np.zeros(grid.shape, bool)
     before = READ_SHARE + CHECK_SHARE
     for index, name in enumerate(order):
         step(before + PREPARE_SHARE * index / len(order), f"normalising {name}")
         normalised = _normalised(volumes[name], masks[name])
         step(before + PREPARE_SHARE * (index + 0.5) / len(order), f"bringing {name} to the common grid")
         image[MODALITIES.index(name)] = to_canonical(normalised, grid)
+        brain |= image[MODALITIES.index(name)] != 0
     unstripped = [name for name in order if not found[name].stripped]
     if unstripped:
         notices.append(
-            f"{', '.join(unstripped)}: the skull seems to be still there. The network was trained on skull-stripped "
-            "images; strip the skull first (for example with HD-BET) or check the result with great care."
+            f"{', '.join(unstripped)}: the skull seems to be still there, though you said that it is not. The network "
+            "was trained on skull-stripped images; check the result with great care."
         )
-    return PreparedCase(volumes, chosen, grid, image, availability(order), tuple(notices))
+    record = ready_record(volumes, masks, chosen, recognition)
+    return PreparedCase(volumes, chosen, grid, image, availability(order), tuple(notices), brain, record)
 
 
 def _volume(source: Source) -> Volume:
@@ -189,14 +248,15 @@ class Segmenter:
         want_probabilities: bool = False,
         progress: Progress | None = None,
         cancel: CancelCheck | None = None,
+        wishes: Wishes | None = None,
     ) -> Segmentation:
-        """Segment one patient from the sequences in `sources` (any non-empty subset).
+        """Segment one patient from the sequences in `sources` (any non-empty subset); `wishes` as in `read_case`.
 
         The result lies on the grid of `reference` (default: the finest sequence, T1Gd preferred). `progress` is called
         with a fraction that never falls; a true `cancel()` ends the run within a second with Cancelled.
         """
         start = time.perf_counter()
-        case = read_case(sources, reference, progress, cancel)
+        case = read_case(sources, reference, progress, cancel, wishes, lambda: self.device.name)
         prepared = time.perf_counter()
         return self.segment_prepared(
             case,
@@ -220,24 +280,26 @@ class Segmenter:
 
         start = time.perf_counter()
         step = _Steps(progress, cancel)
-        before = READ_SHARE + CHECK_SHARE + PREPARE_SHARE
+        before = case.prepared_share
+        network_share = NETWORK_SHARE if before < 0.5 else CLINICAL_NETWORK_SHARE
         prediction = predict(
             self.network,
             case.image,
             case.availability,
             device=self.device.name,
             window=self.window,
-            progress=lambda share: step(before + NETWORK_SHARE * share, "running the network"),
+            progress=lambda share: step(before + network_share * share, "running the network"),
             cancel=cancel,
         )
         after_network = time.perf_counter()
         reference = case.reference_image
 
         def between() -> None:
-            step(before + NETWORK_SHARE, "bringing the result to the reference's grid")
+            step(before + network_share, "bringing the result to the reference's grid")
 
         between()
-        labels = labels_to_native(prediction.probabilities, case.grid, reference, between)
+        matrix = case.matrix(case.reference)
+        labels = labels_to_native(prediction.probabilities, case.grid, reference, between, matrix)
         between()
         voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
         labels = remove_small_components(labels, self.clean_up, voxel_ml)
@@ -246,7 +308,7 @@ class Segmenter:
             native = []
             for region in region_probabilities(prediction.probabilities):
                 between()
-                native.append(to_native(region, case.grid, reference, is_label=False))
+                native.append(to_native(region, case.grid, reference, is_label=False, matrix=matrix))
             probabilities = np.stack(native)
         done = time.perf_counter()
         step(1.0, "done")

@@ -133,6 +133,8 @@ def stage_text(text: str) -> str:
     fixed = {
         "starting": _("starting"),
         "loading the network": _("loading the network"),
+        "finding how the head lies": _("finding how the head lies"),
+        "bringing all to the common grid": _("bringing all to the common grid"),
         "running the network": _("running the network"),
         "bringing the result to the reference's grid": _("bringing the result to the reference's grid"),
         "done": _("done"),
@@ -140,12 +142,14 @@ def stage_text(text: str) -> str:
     if text in fixed:
         return fixed[text]
     for pattern, words in (
-        (r"reading (\w+)", _("reading {sequence}")),
-        (r"finding the brain on (\w+)", _("finding the brain on {sequence}")),
-        (r"normalising (\w+)", _("normalising {sequence}")),
-        (r"bringing (\w+) to the common grid", _("bringing {sequence} to the common grid")),
+        (r"reading (?P<sequence>\w+)", _("reading {sequence}")),
+        (r"finding the brain on (?P<sequence>\w+)", _("finding the brain on {sequence}")),
+        (r"extracting the brain with (?P<program>.+)", _("extracting the brain with {program}")),
+        (r"registering (?P<sequence>\w+) to (?P<reference>\w+)", _("registering {sequence} to {reference}")),
+        (r"normalising (?P<sequence>\w+)", _("normalising {sequence}")),
+        (r"bringing (?P<sequence>\w+) to the common grid", _("bringing {sequence} to the common grid")),
     ):
         match = re.fullmatch(pattern, text)
         if match:
-            return words.format(sequence=match.group(1))
+            return words.format(**match.groupdict())
     return text

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -14,11 +15,16 @@ import SimpleITK as sitk
 
 from .case_inputs import CaseInputs
 from .errors import GeometryError, InputError, OutputError
+from .keep import ENDINGS as KEPT_ENDINGS
+from .keep import kept_files, write_kept
 from .metrics import region_dice
 from .modalities import subset_name
 from .output_set import staged_outputs
 from .pipeline import PreparedCase, Progress, Segmentation, Segmenter, read_case
+from .preparation_record import Wishes
+from .quality_report import QUALITY_ENDINGS, write_quality_report
 from .regions import LABELS, REGIONS, from_convention, voxel_volume_ml
+from .registration import as_transform, composed, inverted
 from .report import REPORT_ENDINGS, write_report
 from .segmentation_io import (
     PROBABILITY_ENDINGS,
@@ -43,17 +49,22 @@ SEGMENT_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Settings:
-    """How results are written, the same for every case of a batch."""
+    """How cases are prepared and results are written, the same for every case of a batch."""
 
     label_convention: str = "brats2023"
     segments: str = "labels"
     ground_truth_convention: str = "brats2023"
     overwrite: bool = False
+    wishes: Wishes = field(default_factory=Wishes)
 
 
 @dataclass(frozen=True)
 class CaseRequest:
-    """One case: its sequences, where its results go, and what it is compared with."""
+    """One case: its sequences, where its results go, and what it is compared with.
+
+    brain_mask: of the reference. keep: folder for what lies between inputs and result. quality: reports of how the
+    volumes were prepared.
+    """
 
     title: str
     inputs: CaseInputs
@@ -63,11 +74,25 @@ class CaseRequest:
     reports: tuple[Path, ...] = ()
     probabilities: Optional[Path] = None
     ground_truth: Optional[Path] = None
+    brain_mask: Optional[Path] = None
+    keep: Optional[Path] = None
+    quality: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that will be written."""
-        return (*self.outputs, *self.reports, *([self.probabilities] if self.probabilities is not None else []))
+        return (
+            *self.outputs,
+            *self.reports,
+            *self.quality,
+            *([self.probabilities] if self.probabilities is not None else []),
+            *self.kept,
+        )
+
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """What goes into the folder `keep`."""
+        return () if self.keep is None else tuple(kept_files(self.keep, self.inputs.sources))
 
 
 @dataclass(frozen=True)
@@ -120,8 +145,11 @@ class CaseResult:
             "outputs": {
                 "segmentations": [str(path) for path in request.outputs],
                 "reports": [str(path) for path in request.reports],
+                "quality_reports": [str(path) for path in request.quality],
                 "probabilities": None if request.probabilities is None else str(request.probabilities),
+                "kept": [str(path) for path in request.kept],
             },
+            "preparation": case.record.to_dict(),
             "notices": list(self.notices),
             "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
             "provenance": dict(self.segmentation.provenance),
@@ -138,11 +166,15 @@ def segment_case(
     start = time.perf_counter()
     request = _with_checked_outputs(request, None)
     step = _until_writing(progress)
-    case = read_case(request.inputs.sources, request.reference, step)
+    wishes = request.settings.wishes
+    if request.brain_mask is not None:
+        wishes = replace(wishes, brain_mask=read_volume(request.brain_mask, is_label=True).image)
+    load = lru_cache(maxsize=None)(load_segmenter)  # at once only where the brain has to be extracted
+    case = read_case(request.inputs.sources, request.reference, step, None, wishes, lambda: load().device.name)
     _with_checked_outputs(request, case.reference_image)
     truth, notices = _ground_truth(request, case)
     prepared = time.perf_counter()
-    segmenter = load_segmenter()
+    segmenter = load()
     loaded = time.perf_counter()
     segmentation = segmenter.segment_prepared(
         case, want_probabilities=request.probabilities is not None, progress=step,
@@ -187,11 +219,17 @@ def _with_checked_outputs(request: CaseRequest, reference_image: Optional[sitk.I
                 raise OutputError(f"{path}: overlapping regions can be written as {REGION_ENDINGS[0]} only")
     outputs = tuple(check_output(path, overwrite, reference_image=reference_image) for path in request.outputs)
     reports = tuple(check_output(path, overwrite, endings=REPORT_ENDINGS) for path in request.reports)
+    quality = tuple(check_output(path, overwrite, endings=QUALITY_ENDINGS) for path in request.quality)
     probabilities = request.probabilities
     if probabilities is not None:
         endings = PROBABILITY_ENDINGS
         probabilities = check_output(probabilities, overwrite, endings=endings, reference_image=reference_image)
-    request = replace(request, outputs=outputs, reports=reports, probabilities=probabilities)
+    keep = None if request.keep is None else request.keep.expanduser()
+    request = replace(
+        request, outputs=outputs, reports=reports, quality=quality, probabilities=probabilities, keep=keep
+    )
+    for path in request.kept:
+        check_output(path, overwrite, endings=KEPT_ENDINGS)
     _refuse_collisions(request)
     return request
 
@@ -201,7 +239,8 @@ def _refuse_collisions(request: CaseRequest) -> None:
     for path in resolved:
         if resolved.count(path) > 1:
             raise OutputError(f"{path} is given for two outputs; give each its own name")
-    inputs = [*request.inputs.sources.values(), *([request.ground_truth] if request.ground_truth else [])]
+    others = [path for path in (request.ground_truth, request.brain_mask) if path is not None]
+    inputs = [*request.inputs.sources.values(), *others]
     for source in inputs:
         if source.resolve() in resolved:
             raise OutputError(f"{source} is an input and would be overwritten; choose another output name")
@@ -255,6 +294,8 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
             write_probabilities(
                 temporary[request.probabilities], segmentation.region_probabilities, reference, metadata=metadata
             )
+        if request.keep is not None:
+            write_kept(segmentation.case, {path: temporary[path] for path in request.kept})
         for path in request.reports:
             write_report(
                 temporary[path],
@@ -267,6 +308,16 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
                 messages=[_without_folders(notice, request) for notice in result.notices],
                 provenance=_report_provenance(result),
                 ground_truth=truth,
+            )
+        for path in request.quality:
+            write_quality_report(
+                temporary[path],
+                segmentation.case,
+                segmentation.labels,
+                title=request.title,
+                notices=[_without_folders(notice, request) for notice in result.notices],
+                seconds=segmentation.seconds,
+                provenance=_report_provenance(result),
             )
 
 
@@ -302,10 +353,18 @@ def _report_provenance(result: CaseResult) -> dict[str, str]:
 def _on_reference_grid(case: PreparedCase) -> dict[str, np.ndarray]:
     reference = case.reference_image
     moved = {
-        name: sitk.Resample(volume.image, reference, sitk.Transform(), sitk.sitkLinear, 0.0)
+        name: sitk.Resample(volume.image, reference, _from_reference(case, name), sitk.sitkLinear, 0.0)
         for name, volume in case.volumes.items()
     }
     return {name: sitk.GetArrayFromImage(image) for name, image in moved.items()}
+
+
+def _from_reference(case: PreparedCase, name: str) -> sitk.Transform:
+    """Takes points of the reference's space to the sequence's, as the registration found it."""
+    there, here = case.matrix(name), case.matrix(case.reference)
+    if there is None or here is None:
+        return sitk.Transform()
+    return as_transform(composed(there, inverted(here)))
 
 
 def print_result(result: CaseResult) -> None:

@@ -1,4 +1,4 @@
-"""Volume nodes as facts for the panel: grid, transforms, what their names and DICOM headers say, how a T1 looks."""
+"""Volume nodes as facts for the panel: grid, transforms, what their names and DICOM headers say, how they look."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, Callable, Optional
 import numpy as np
 import SimpleITK as sitk
 
+from .appearance import Look, look
 from .case_roles import propose_roles
-from .contrast_check import ContrastLook, look_of_brain
 from .dicom import DICOM_TAGS
+from .look_roles import settled_by_look
 from .overlap import brain_alone
 from .panel import InputFacts
 from .roles import RoleProposal, written_out
@@ -57,14 +58,29 @@ class InputReader:
 
     def __init__(self, instance_value: Optional[InstanceValue] = None) -> None:
         self._instance_value = instance_value
-        self._looks: dict[str, tuple[int, bool, Optional[ContrastLook]]] = {}
+        self._looks: dict[str, tuple[int, bool, Optional[Look]]] = {}
+        self._by_look: dict[str, tuple[int, RoleProposal]] = {}
+
+    def propose(self, nodes: Sequence[Any]) -> list[RoleProposal]:
+        """As `proposals_for`; nodes of which nothing is known are proposed by their look, where the skull is gone."""
+        headers = [dicom_tags(node, self._instance_value) for node in nodes]
+
+        def look_of(index: int) -> Optional[Look]:
+            return None if volume_obstacle(nodes[index]) else self._look(nodes[index])[1]
+
+        by_name = _proposals(nodes, headers)
+        proposals = settled_by_look(by_name, look_of)
+        for node, before, after in zip(nodes, by_name, proposals):
+            if after != before:
+                self._by_look[node.GetID()] = node.GetImageData().GetMTime(), after
+        return proposals
 
     def facts(self, nodes: Mapping[str, Any]) -> dict[str, InputFacts]:
         """Facts by sequence of the nodes chosen; None is left out."""
         chosen = {modality: node for modality, node in nodes.items() if node is not None}
-        return {modality: self._facts(node, modality in ("T1", "T1Gd")) for modality, node in chosen.items()}
+        return {modality: self._facts(node) for modality, node in chosen.items()}
 
-    def _facts(self, node: Any, ask_for_contrast: bool) -> InputFacts:
+    def _facts(self, node: Any) -> InputFacts:
         transform = node.GetParentTransformNode()
         header = dicom_tags(node, self._instance_value)
         facts = InputFacts(
@@ -81,18 +97,25 @@ class InputReader:
         matrix = matrix_between(transform, None, facts.name) @ ijk_to_ras(node)
         x, y, z = (float(length) for length in np.linalg.norm(matrix[:3, :3], axis=0))
         size = node.GetImageData().GetDimensions()
-        stripped, look = self._look(node)
+        stripped, found = self._look(node)
         return replace(
             facts,
             size=size,
             spacing=(x, y, z),
             voxel_mm3=float(abs(np.linalg.det(matrix[:3, :3]))),
             stripped=stripped,
-            look=look if ask_for_contrast else None,
+            look=found,
+            proposal=self._remembered(node, facts.proposal),
             grid=(*size, *np.round(matrix[:3], 3).ravel().tolist()),
         )
 
-    def _look(self, node: Any) -> tuple[bool, Optional[ContrastLook]]:
+    def _remembered(self, node: Any, proposal: Optional[RoleProposal]) -> Optional[RoleProposal]:
+        """The proposal by look that was made of these very voxels, where nothing else is known of the node."""
+        changed, by_look = self._by_look.get(node.GetID(), (None, None))
+        unknown = proposal is not None and proposal.certainty == "unknown"
+        return by_look if unknown and changed == node.GetImageData().GetMTime() else proposal
+
+    def _look(self, node: Any) -> tuple[bool, Optional[Look]]:
         changed = node.GetImageData().GetMTime()
         known = self._looks.get(node.GetID())
         if known is None or known[0] != changed:
@@ -101,9 +124,9 @@ class InputReader:
         return known[1:]
 
 
-def _look_at(voxels: np.ndarray, spacing: Sequence[float]) -> tuple[bool, Optional[ContrastLook]]:
-    """Whether the skull is gone, and how the volume would look as a T1."""
+def _look_at(voxels: np.ndarray, spacing: Sequence[float]) -> tuple[bool, Optional[Look]]:
+    """Whether the skull is gone, and what the volume looks like."""
     image = sitk.GetImageFromArray(voxels.astype(np.float32))
     image.SetSpacing(spacing)
     brain = brain_alone(image)
-    return brain is not None, None if brain is None else look_of_brain(image, brain)
+    return brain is not None, None if brain is None else look(image, brain)

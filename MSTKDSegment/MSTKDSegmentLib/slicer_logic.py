@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from .card_reader import CardReader
@@ -14,14 +14,19 @@ from .child_python import find_python
 from .device_check import DeviceReport, check_device
 from .errors import Cancelled, InputError, MSTKDError, RoleError
 from .handover import Request
-from .panel import PanelState, panel_state, problem_with
+from .panel import InputFacts, PanelState, panel_state, problem_with, reference_of
+from .preparation_plan import PROGRAMS, PreparationChoice, wants_program
+from .preparation_record import EXTRACTORS, Wishes
 from .run_task import SegmentationTask
-from .slicer_inputs import InputReader, InstanceValue, proposals_for
-from .slicer_output import PROBABILITY_OF, OutputChoice, SegmentResult, deliver, require_replaceable
+from .slicer_inputs import InputReader, InstanceValue
+from .slicer_mask import brain_mask_from_node, brain_mask_obstacle
+from .slicer_output import OutputChoice, SegmentResult, deliver, made_here, require_replaceable
+from .slicer_prepared import places_of, prepared_volumes
 from .slicer_scene import STRUCTURES, check_output_node, volume_from_node
+from .specialists import installed
 from .torch_setup import TORCH_MISSING, torch_installed
 from .translation import _
-from .worker_process import WorkerRun, segment_in_worker, worker_command
+from .worker_process import WorkerResult, WorkerRun, segment_in_worker, worker_command
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Job:
 
     volumes: scalar volume nodes by "T1", "T1Gd", "T2", "FLAIR", any subset, None for what is missing. device: "auto",
     "cpu", "cuda", "cuda:N" or "mps". reference: the sequence whose grid the result gets, "" for the finest. weights: a
-    bundle's path, "" for the one that ships.
+    bundle's path, "" for the one that ships. keep: whether the result brings what the network saw.
     """
 
     volumes: Mapping[str, Any]
@@ -38,6 +43,8 @@ class Job:
     device: str = "auto"
     reference: str = ""
     weights: str = ""
+    preparation: PreparationChoice = field(default_factory=PreparationChoice)
+    keep: bool = False
 
     @property
     def given(self) -> dict[str, Any]:
@@ -56,23 +63,58 @@ def job(
     surface: bool = False,
     probabilities: bool = False,
     replace: bool = False,
+    keep: bool = False,
+    **preparation: Any,
 ) -> Job:
-    """A `Job` from plain arguments; they are those of `Job` and `OutputChoice`. Raises InputError for wrong ones."""
+    """A `Job` from plain arguments: those of `Job`, `OutputChoice` and `preparation_choice`.
+
+    Raises InputError for wrong ones.
+    """
     if not isinstance(volumes, Mapping):
         raise InputError(_("Give the volumes as a dictionary from sequence (T1, T1Gd, T2, FLAIR) to node."))
     for name, node in [*volumes.items(), ("output", output_node)]:
-        if node is not None and not hasattr(node, "GetParentTransformNode"):
-            raise InputError(
-                _(
-                    "{name}: {value!r} is no node of the scene. Give the node itself, as slicer.util.getNode does."
-                ).format(name=name, value=node)
-            )
+        _require_node(name, node)
     if segments not in STRUCTURES:
         raise InputError(_("Unknown segments {segments!r}; use labels or regions.").format(segments=segments))
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device.strip().lower()):
         raise InputError(_("Unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps.").format(device=device))
     output = OutputChoice(output_node, segments, surface, probabilities, replace)
-    return Job(volumes, output, device, reference, weights)
+    return Job(volumes, output, device, reference, weights, preparation_choice(**preparation), keep)
+
+
+def preparation_choice(
+    *,
+    registered: Optional[bool] = None,
+    skull_stripped: Optional[bool] = None,
+    brain_mask: Optional[Any] = None,
+    extractor: str = "auto",
+    bias_correction: bool = False,
+) -> PreparationChoice:
+    """A `PreparationChoice`; brain_mask: a volume or segmentation node. Raises InputError for wrong arguments."""
+    for name, answer in (("registered", registered), ("skull_stripped", skull_stripped)):
+        if answer is not None and not isinstance(answer, bool):
+            raise InputError(
+                _("{name}: {value!r} is no answer; use True, False, or None to have it found out.").format(
+                    name=name, value=answer
+                )
+            )
+    _require_node("brain_mask", brain_mask)
+    if extractor not in EXTRACTORS:
+        raise InputError(
+            _("Unknown brain extraction {extractor!r}; use one of {known}.").format(
+                extractor=extractor, known=", ".join(EXTRACTORS)
+            )
+        )
+    return PreparationChoice(registered, skull_stripped, brain_mask, extractor, bias_correction)
+
+
+def _require_node(name: str, node: Optional[Any]) -> None:
+    if node is not None and not hasattr(node, "GetParentTransformNode"):
+        raise InputError(
+            _("{name}: {value!r} is no node of the scene. Give the node itself, as slicer.util.getNode does.").format(
+                name=name, value=node
+            )
+        )
 
 
 class SegmentLogic:
@@ -86,22 +128,20 @@ class SegmentLogic:
         instance_value: Optional[InstanceValue] = None,
     ) -> None:
         self._python = python
-        self._instance_value = instance_value
         self.reader = InputReader(instance_value)
         self._weights = CardReader()
 
     def proposeVolumes(self, volumeNodes: Sequence[Any]) -> tuple[dict[str, Any], list[Any]]:  # noqa: N802, N803
         """Volume nodes by the sequence that their names or DICOM headers speak of, and the proposal for every node.
 
+        Where those say nothing, a skull-stripped volume is proposed by its look, which its reason says.
         A node that could be one sequence or another is in the proposals only: the person decides.
         """
         # Label maps and colour volumes are kinds of scalar volumes in MRML, but no inputs; nor is what we made.
         nodes = [
-            node
-            for node in volumeNodes
-            if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetAttribute(PROBABILITY_OF)
+            node for node in volumeNodes if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not made_here(node)
         ]
-        proposals = proposals_for(nodes, self._instance_value)
+        proposals = self.reader.propose(nodes)
         return {p.modality: node for p, node in zip(proposals, nodes) if p.modality}, proposals
 
     def problemWith(self, volumes: Mapping[str, Any]) -> str:  # noqa: N802
@@ -114,15 +154,22 @@ class SegmentLogic:
         reference: str = "",
         weights: str = "",
         outputNode: Optional[Any] = None,  # noqa: N803
+        **preparation: Any,
     ) -> tuple[PanelState, str]:
-        """What the panel shows for this choice, and a sentence on the weights, "" for those that ship."""
+        """What the panel shows for this choice, and a sentence on the weights, "" for those that ship.
+
+        preparation: see `preparation_choice`.
+        """
         card, problem, about = self._weights.card(weights)
         if outputNode is not None and not problem:
             try:
                 check_output_node(outputNode)
             except MSTKDError as error:
                 problem = str(error)
-        return panel_state(self.reader.facts(volumes), card, problem, torch_installed(), reference), about
+        facts, choice = self.reader.facts(volumes), preparation_choice(**preparation)
+        program, missing = _program(facts, reference, choice)
+        problem = problem or _mask_problem(facts, choice) or missing
+        return panel_state(facts, card, problem, torch_installed(), reference, choice, program), about
 
     def segment(
         self,
@@ -140,7 +187,7 @@ class SegmentLogic:
         Whatever is raised, the scene is as it was.
         """
         wanted = job(volumes, outputNode, device, **options)
-        request = self._request(wanted)
+        request, finish = self._request(wanted), _delivery(wanted)
         lost = _loss_of(wanted)
 
         def stop() -> bool:
@@ -149,8 +196,7 @@ class SegmentLogic:
                 raise Cancelled(gone)
             return cancel is not None and cancel()
 
-        result = segment_in_worker(request, progress, stop, self._child())
-        return deliver(result, wanted.given[result.reference], wanted.output)
+        return finish(segment_in_worker(request, progress, stop, self._child()))
 
     def start(
         self,
@@ -164,10 +210,8 @@ class SegmentLogic:
         Raises MSTKDError where the inputs, the output or torch stand in the way; then nothing was begun.
         """
         wanted = job(volumes, outputNode, device, **options)
-        run = WorkerRun(self._request(wanted), self._child(), wait=False)
-        return SegmentationTask(
-            run, lambda result: deliver(result, wanted.given[result.reference], wanted.output), _loss_of(wanted)
-        )
+        request, finish = self._request(wanted), _delivery(wanted)
+        return SegmentationTask(WorkerRun(request, self._child(), wait=False), finish, _loss_of(wanted))
 
     def check_device(self, device: str = "auto", keep_alive: Optional[Callable[[], None]] = None) -> DeviceReport:
         """Prove by a tiny convolution that torch works on `device`; raises what `device_check.check_device` raises."""
@@ -177,7 +221,8 @@ class SegmentLogic:
         return worker_command(self._python or find_python(), sys.path)  # Slicer's packages, wherever they are
 
     def _request(self, job: Job) -> Request:
-        problem = self.problemWith(job.given)
+        facts = self.reader.facts(job.given)
+        problem = problem_with(facts)
         if problem:
             raise RoleError(problem)
         if not torch_installed():
@@ -189,13 +234,70 @@ class SegmentLogic:
             raise RoleError(
                 _("The reference {sequence} is not among the sequences chosen.").format(sequence=job.reference)
             )
+        problem = _mask_problem(facts, job.preparation) or _program(facts, job.reference, job.preparation)[1]
+        if problem:
+            raise InputError(problem)
         return Request(
             {modality: volume_from_node(node) for modality, node in job.given.items()},
             job.device,
             job.reference or None,
             os.path.abspath(job.weights) if job.weights else None,  # noqa: PTH100 - the child starts elsewhere
             job.output.probabilities,
+            _wishes(job.preparation),
+            job.keep,
         )
+
+
+def _wishes(choice: PreparationChoice) -> Wishes:
+    return Wishes(
+        choice.registered,
+        choice.skull_stripped,
+        None,
+        None if choice.brain_mask is None else brain_mask_from_node(choice.brain_mask),
+        choice.extractor,
+        choice.bias_correction,
+    )
+
+
+def _mask_problem(facts: Mapping[str, InputFacts], choice: PreparationChoice) -> str:
+    """Why the brain mask cannot be used, "" where it can or where there is none."""
+    if choice.brain_mask is None:
+        return ""
+    for modality, one in facts.items():
+        if one.node_id == choice.brain_mask.GetID():
+            return _("{name} is chosen as {sequence} and as brain mask; choose it once.").format(
+                name=one.name, sequence=modality
+            )
+    return brain_mask_obstacle(choice.brain_mask)
+
+
+def _program(facts: Mapping[str, InputFacts], reference: str, choice: PreparationChoice) -> tuple[str, str]:
+    """The installed program that will remove the skull ("" for our own network), and why the one asked for cannot."""
+    if problem_with(facts) or not wants_program(facts, choice):
+        return "", ""
+    chosen = reference_of(facts, reference)
+    usable = [one for one in installed() if choice.extractor in ("auto", one.key) and chosen in one.sequences]
+    if usable:
+        return usable[0].title, ""
+    if choice.extractor == "auto":
+        return "", ""
+    return "", _(
+        "{program} is not installed in this Slicer's Python, or takes no {sequence}. Install it with its weights, or "
+        "choose another brain extraction under Advanced."
+    ).format(program=PROGRAMS[choice.extractor], sequence=chosen)
+
+
+def _delivery(job: Job) -> Callable[[WorkerResult], SegmentResult]:
+    """What is to be done with the result; where the volumes stand is looked up now, as they are handed over."""
+    places = places_of(job.given) if job.keep else {}
+
+    def finish(result: WorkerResult) -> SegmentResult:
+        found = deliver(result, job.given[result.reference], job.output)
+        if result.prepared is None:
+            return found
+        return replace(found, prepared=prepared_volumes(result.prepared, job.given, result.reference, places))
+
+    return finish
 
 
 def _loss_of(job: Job) -> Callable[[], str]:

@@ -5,8 +5,9 @@ Everything is placed beside the reference volume in the subject hierarchy, so th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -37,6 +38,13 @@ PROBABILITIES_OF = "MSTKDSegment.probabilities"
 PROBABILITY_OF = f"{ATTRIBUTE_PREFIX}probability"
 """Attribute of a probability volume: the region that it is of. Such volumes are never proposed as inputs."""
 
+PREPARED_OF = f"{ATTRIBUTE_PREFIX}prepared"
+"""Attribute of a prepared volume and of its transform: the sequence. Nor are such volumes ever proposed as inputs."""
+
+PREPARED_VOLUMES, PREPARED_TRANSFORMS = "MSTKDSegment.preparedVolumes", "MSTKDSegment.preparedTransforms"
+PREPARED_BRAIN = "MSTKDSegment.preparedBrain"
+"""Node reference roles from a segmentation to what `slicer_prepared` made of the same run."""
+
 # As in the paper's figures the oedema lets the core shine through; the outline of each is drawn full.
 FILL_OPACITY, OUTLINE_OPACITY = 0.45, 1.0
 SURFACE_OPACITY = {"ED": 0.3, "WT": 0.3, "TC": 0.6}
@@ -58,7 +66,11 @@ class OutputChoice:
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """The nodes made (probabilities by region, {} where not asked for), and what the run said."""
+    """The nodes made (probabilities by region, {} where not asked for), and what the run said.
+
+    record: what was found and done about the volumes, as `PreparationRecord.to_dict` gives it. prepared: a
+    `slicer_prepared.PreparedVolumes`, None where it was not asked for.
+    """
 
     node: Any
     table: Any
@@ -66,6 +78,13 @@ class SegmentResult:
     volumes_ml: Mapping[str, float]
     notices: tuple[str, ...]
     provenance: Mapping[str, str]
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    prepared: Optional[Any] = field(default=None, repr=False)
+
+
+def made_here(node: Any) -> bool:
+    """Whether a volume came out of a run, so that it is no input of the next one."""
+    return any(node.GetAttribute(attribute) for attribute in (PROBABILITY_OF, PREPARED_OF))
 
 
 def require_replaceable(choice: OutputChoice) -> None:
@@ -90,13 +109,15 @@ def deliver(result: WorkerResult, reference: Any, choice: OutputChoice) -> Segme
             reference,
             output_node=choice.node,
             segments=choice.segments,
-            provenance=result.provenance,
+            provenance={**result.provenance, "preparation": json.dumps(result.record)},
         )
         probabilities = {}
         if choice.probabilities and result.region_probabilities is not None:
             for structure, array in zip(REGIONS, result.region_probabilities):
                 name = _probability_name(node, structure.key)
-                probabilities[structure.key] = _scalar_volume(array, reference, name)
+                probabilities[structure.key] = scalar_volume(
+                    array, ijk_to_ras(reference), reference.GetTransformNodeID(), name, reference.GetScene()
+                )
                 probabilities[structure.key].SetAttribute(PROBABILITY_OF, structure.key)
         table = _table(node, result.measurements)
         _show(node)
@@ -104,15 +125,18 @@ def deliver(result: WorkerResult, reference: Any, choice: OutputChoice) -> Segme
         if choice.surface and not show_surface(node):
             notices.append(_("The 3-D surface could not be made; the segments themselves are complete."))
         for made in (node, table, *probabilities.values()):
-            _place_beside(reference, made)
+            place_beside(reference, made)
     _take_over(node, table, probabilities)
-    return SegmentResult(node, table, probabilities, result.volumes_ml, tuple(notices), dict(result.provenance))
+    return SegmentResult(
+        node, table, probabilities, result.volumes_ml, tuple(notices), dict(result.provenance), dict(result.record)
+    )
 
 
 def _take_over(node: Any, table: Any, probabilities: Mapping[str, Any]) -> None:
     """What was made of the result that has just been replaced goes; what was made now takes its names."""
     scene = node.GetScene()
-    roles = (TABLE_OF, PROBABILITIES_OF)
+    roles = (TABLE_OF, PROBABILITIES_OF, PREPARED_VOLUMES, PREPARED_TRANSFORMS)
+    node.RemoveNodeReferenceIDs(PREPARED_BRAIN)  # it stays: somebody may have corrected it to give it back to us
     stale = [node.GetNthNodeReference(role, n) for role in roles for n in range(node.GetNumberOfNodeReferences(role))]
     for role in roles:
         node.RemoveNodeReferenceIDs(role)
@@ -202,18 +226,18 @@ def _add_column(table: Any, name: str, title: str, values: Sequence[Union[str, f
     table.SetColumnTitle(name, title or name)
 
 
-# --- probabilities --------------------------------------------------------------------------------------------------
+# --- volumes --------------------------------------------------------------------------------------------------------
 
 
-def _scalar_volume(array: np.ndarray, reference: Any, name: str) -> Any:
+def scalar_volume(array: np.ndarray, to_ras: np.ndarray, transform_id: Optional[str], name: str, scene: Any) -> Any:
+    """A new volume node of `array` (D, H, W) as float32 under a transform; to_ras (4, 4): from indices to there."""
     image = vtk.vtkImageData()
     image.SetDimensions(*array.shape[::-1])
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array, np.float32).ravel(), deep=True))
-    scene = reference.GetScene()
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
-    node.SetIJKToRASMatrix(as_vtk_matrix(ijk_to_ras(reference)))
+    node.SetIJKToRASMatrix(as_vtk_matrix(to_ras))
     node.SetAndObserveImageData(image)
-    node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
+    node.SetAndObserveTransformNodeID(transform_id)
     node.CreateDefaultDisplayNodes()
     return node
 
@@ -221,7 +245,8 @@ def _scalar_volume(array: np.ndarray, reference: Any, name: str) -> Any:
 # --- the subject hierarchy ------------------------------------------------------------------------------------------
 
 
-def _place_beside(reference: Any, node: Any) -> None:
+def place_beside(reference: Any, node: Any) -> None:
+    """Put `node` where `reference` is in the subject hierarchy."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(reference.GetScene())
     if hierarchy is None:
         return

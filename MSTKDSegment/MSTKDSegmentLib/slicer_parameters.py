@@ -2,8 +2,9 @@
 """The panel's choices as Slicer's parameter node, so that a saved scene restores them."""
 
 import enum
+from typing import Optional, Union
 
-from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 from .translation import _
@@ -59,9 +60,44 @@ class Device(enum.Enum):
         return _("GPU {number} (CUDA)").format(number=self.value.split(":")[1])
 
 
+class Answer(enum.Enum):
+    """What the user says of the volumes; the value is what `preparation_plan.PreparationChoice` takes."""
+
+    FIND_OUT = None
+    YES = True
+    NO = False
+
+    def label(self) -> str:
+        """For the combo box."""
+        return {Answer.FIND_OUT: _("Find out"), Answer.YES: _("Yes"), Answer.NO: _("No")}[self]
+
+
+class Extractor(enum.Enum):
+    """What removes the skull; the value is one of `preparation_record.EXTRACTORS`."""
+
+    AUTO = "auto"
+    OWN = "own"
+    HD_BET = "hd-bet"
+    SYNTHSTRIP = "synthstrip"
+    DEEPBET = "deepbet"
+
+    def label(self) -> str:
+        """For the combo box."""
+        return {
+            Extractor.AUTO: _("Automatic"),
+            Extractor.OWN: _("Our own network"),
+            Extractor.HD_BET: _("HD-BET"),
+            Extractor.SYNTHSTRIP: _("SynthStrip"),
+            Extractor.DEEPBET: _("deepbet (T1 only)"),
+        }[self]
+
+
 @parameterNodeWrapper
 class MSTKDSegmentParameterNode:
-    """The four inputs (None: the patient does not have it), the output, and how to run. weights: "" for the shipped."""
+    """The four inputs (None: the patient does not have it), the output, how to prepare and how to run.
+
+    weights: "" for the shipped.
+    """
 
     t1: vtkMRMLScalarVolumeNode
     t1gd: vtkMRMLScalarVolumeNode
@@ -73,4 +109,9 @@ class MSTKDSegmentParameterNode:
     probabilities: bool = False
     reference: Reference = Reference.FINEST
     device: Device = Device.AUTO
+    registered: Answer = Answer.FIND_OUT
+    skullStripped: Answer = Answer.FIND_OUT
+    brainMask: Optional[Union[vtkMRMLLabelMapVolumeNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode]]
+    extractor: Extractor = Extractor.AUTO
+    biasCorrection: bool = False
     weights: str = ""

@@ -50,7 +50,7 @@ def volume_from_node(node: Any) -> Volume:
     if obstacle:
         raise InputError(obstacle)
     matrix = matrix_between(node.GetParentTransformNode(), None, node.GetName()) @ ijk_to_ras(node)
-    return volume_from_image(_image(voxels_of(node), matrix, node.GetName()), node.GetName())
+    return volume_from_image(image_of(voxels_of(node), matrix, node.GetName()), node.GetName())
 
 
 def volume_obstacle(node: Any) -> str:
@@ -72,7 +72,11 @@ def voxels_of(node: Any) -> np.ndarray:
     return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
 
 
-def _image(voxels: np.ndarray, ijk_to_world: np.ndarray, name: str) -> sitk.Image:
+def image_of(voxels: np.ndarray, ijk_to_world: np.ndarray, name: str) -> sitk.Image:
+    """Voxels (D, H, W) with the matrix (4, 4) from their indices to RAS mm as an image (LPS mm); `name` for errors.
+
+    Raises GeometryError where the axes do not span a volume.
+    """
     columns = LPS_FROM_RAS @ ijk_to_world[:3, :3]
     spacing = np.linalg.norm(columns, axis=0)
     # ITK refuses what cannot be inverted with a message that names no volume; nearly flat axes are checked later.
@@ -94,7 +98,7 @@ def ijk_to_ras(volume_node: Any) -> np.ndarray:
     """The matrix (4, 4) from voxel indices (i, j, k) to the coordinates that the node stands in, RAS mm."""
     matrix = vtk.vtkMatrix4x4()
     volume_node.GetIJKToRASMatrix(matrix)
-    return _as_array(matrix)
+    return as_array(matrix)
 
 
 def matrix_between(source: Optional[Any], target: Optional[Any], name: str) -> np.ndarray:
@@ -110,10 +114,11 @@ def matrix_between(source: Optional[Any], target: Optional[Any], name: str) -> n
     matrix = vtk.vtkMatrix4x4()
     if source is not target:
         slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(source, target, matrix)
-    return _as_array(matrix)
+    return as_array(matrix)
 
 
-def _as_array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
+def as_array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
+    """VTK's matrix as an array (4, 4)."""
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
@@ -135,7 +140,7 @@ def check_output_node(node: Any) -> None:
         )
     matrix_between(node.GetParentTransformNode(), None, node.GetName())
     segmentation = node.GetSegmentation()
-    if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != _labelmap_name():
+    if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != labelmap_name():
         raise InputError(
             _(
                 "{name}: its segments are {kind}s, and voxels would be turned into such. Choose "
@@ -255,13 +260,13 @@ def _segment_copy(segment: Any) -> Any:
     `vtkSegmentation.DeepCopy` is no help: it loses the voxels where Slicer's converters are not registered.
     """
     labelmap = slicer.vtkOrientedImageData()
-    labelmap.DeepCopy(segment.GetRepresentation(_labelmap_name()))
+    labelmap.DeepCopy(segment.GetRepresentation(labelmap_name()))
     if labelmap.GetPointData().GetScalars() is not None:
         voxels = vtk_to_numpy(labelmap.GetPointData().GetScalars())
         voxels[voxels != segment.GetLabelValue()] = 0
     copy = slicer.vtkSegment()
     copy.DeepCopyMetadata(segment)
-    copy.AddRepresentation(_labelmap_name(), labelmap)
+    copy.AddRepresentation(labelmap_name(), labelmap)
     return copy
 
 
@@ -301,21 +306,21 @@ def _fill(node: Any, labels: np.ndarray, reference_node: Any, structures: Sequen
     )
     matrix = to_node @ ijk_to_ras(reference_node)
     segmentation = node.GetSegmentation()
-    segmentation.SetSourceRepresentationName(_labelmap_name())
+    segmentation.SetSourceRepresentationName(labelmap_name())
     for segment_id in earlier_result(node):
         segmentation.RemoveSegment(segment_id)
     node.SetReferenceImageGeometryParameterFromVolumeNode(reference_node)
     # Labels exclude one another and share one label map; nested regions overlap and need one each.
-    shared = _labelmap(labels, matrix) if structures is LABELS else None
+    shared = oriented_labelmap(labels, matrix) if structures is LABELS else None
     made = []
     for structure in structures:
         if shared is not None:
             labelmap, value = shared, structure.labels[0]
         else:
-            labelmap, value = _labelmap(np.isin(labels, structure.labels).astype(np.uint8), matrix), 1
+            labelmap, value = oriented_labelmap(np.isin(labels, structure.labels).astype(np.uint8), matrix), 1
         segment = _segment(structure)
         segment.SetLabelValue(value)
-        segment.AddRepresentation(_labelmap_name(), labelmap)
+        segment.AddRepresentation(labelmap_name(), labelmap)
         taken = segmentation.GetSegment(structure.key) is not None
         segment_id = segmentation.GenerateUniqueSegmentID(structure.key) if taken else structure.key
         if not segmentation.AddSegment(segment, segment_id):
@@ -339,7 +344,7 @@ def _segment(structure: Structure) -> Any:
     return segment
 
 
-def _labelmap(labels: np.ndarray, ijk_to_node: np.ndarray) -> Any:
+def oriented_labelmap(labels: np.ndarray, ijk_to_node: np.ndarray) -> Any:
     """(D, H, W) uint8 as `vtkOrientedImageData` with the given matrix from voxel indices to the node's coordinates."""
     depth, height, width = labels.shape
     image = slicer.vtkOrientedImageData()
@@ -359,5 +364,6 @@ def _set_provenance(node: Any, provenance: Mapping[str, str]) -> None:
         node.SetAttribute(ATTRIBUTE_PREFIX + key.replace(" ", "_"), str(text))
 
 
-def _labelmap_name() -> str:
+def labelmap_name() -> str:
+    """What Slicer calls the representation of segments as voxels."""
     return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()

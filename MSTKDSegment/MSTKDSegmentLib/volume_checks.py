@@ -21,7 +21,10 @@ EXPORT_AGAIN = "Export or copy it again from its source."
 def refuse_many_volumes(count: int, source: str) -> None:
     """Raises InputError where a 4-D image holds more than one volume."""
     if count > 1:
-        raise InputError(f"{source}: 4-D with {count} volumes. Split it and give the one volume to segment.")
+        raise InputError(
+            f"{source}: 4-D with {count} volumes, as diffusion, perfusion or functional imaging is stored. Give T1, "
+            "T1Gd, T2 or FLAIR; where one of the volumes is that, split the file and give it alone."
+        )
 
 
 def check_axes(columns: np.ndarray, source: str) -> None:

@@ -96,7 +96,10 @@ def volume_from_image(
         raise InputError(f"{source}: a {image.GetDimension()}-D image. Give a 3-D volume, not a single slice.")
     if min(image.GetSize()) < MIN_SLICES:
         size = " x ".join(str(n) for n in image.GetSize())
-        raise InputError(f"{source}: {size} voxels; each axis needs at least {MIN_SLICES}. Give the whole 3-D series.")
+        raise InputError(
+            f"{source}: {size} voxels; each axis needs at least {MIN_SLICES}. A localiser or single slices cannot be "
+            "segmented; give the whole 3-D series."
+        )
     columns = voxel_columns(image)
     check_axes(columns, source)
     image = sitk.Cast(image, sitk.sitkFloat32) if image.GetPixelID() != sitk.sitkFloat32 else image

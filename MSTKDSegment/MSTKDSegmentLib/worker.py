@@ -5,8 +5,11 @@ Standard output carries one JSON object a line, each with an `event`:
 
     {"event": "progress", "fraction": 0.41, "text": "running the network"}
     {"event": "device", "name": "cpu", "reason": "...", "gpu_expected": false}
-    {"event": "result", "measurements": {...}, "notices": [...], "provenance": {...}, "seconds": {...}}
+    {"event": "result", "reference": "T1Gd", "measurements": {...}, "notices": [...], "provenance": {...}, ...}
     {"event": "error", "kind": "InputError", "message": "..."}
+
+The result's other keys are `seconds`, `record` (as `PreparationRecord.to_dict` gives it) and `prepared`: where the
+prepared volumes lie (`handover.prepared_geometry`), null where they were not asked for.
 
 Everything else that is printed, also by libraries, goes to standard error. Standard input stays open as long as the
 result is wanted: when it ends, because the parent cancelled or died, the process is gone at once.
@@ -51,7 +54,7 @@ def main(folder: Path) -> int:
 
 def _segment(folder: Path, tell: Tell) -> None:
     from .diameters import measure
-    from .handover import read_request, write_result
+    from .handover import prepared_geometry, read_request, write_result
     from .pipeline import Segmenter
 
     request = read_request(folder)
@@ -65,8 +68,9 @@ def _segment(folder: Path, tell: Tell) -> None:
         reference=request.reference,
         want_probabilities=request.want_probabilities,
         progress=lambda fraction, text: tell("progress", fraction=round(fraction, 4), text=text),
+        wishes=request.wishes,
     )
-    write_result(folder, result)
+    write_result(folder, result, request.keep)
     tell(
         "result",
         reference=result.case.reference,
@@ -74,6 +78,8 @@ def _segment(folder: Path, tell: Tell) -> None:
         notices=list(result.notices),
         provenance=dict(result.provenance),
         seconds=dict(result.seconds),
+        record=result.case.record.to_dict(),
+        prepared=prepared_geometry(result.case) if request.keep else None,
     )
 
 

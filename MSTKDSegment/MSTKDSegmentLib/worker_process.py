@@ -26,7 +26,7 @@ import numpy as np
 from . import errors
 from .child_python import kill_all, module_command, start_child
 from .errors import Cancelled, MSTKDError, OutputError
-from .handover import Request, read_result, write_request
+from .handover import Prepared, Request, read_prepared, read_result, write_request
 from .translation import _
 
 # How long a child that was told to go may take before it is killed, and how often a waiting caller looks.
@@ -42,7 +42,8 @@ _KINDS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(ki
 @dataclass(frozen=True)
 class WorkerResult:
     """`labels` (D, H, W) uint8 on the grid of the sequence `reference`; `measurements` as `diameters.measure` gives
-    them; the rest as in `pipeline.Segmentation`.
+    them; `record` as `PreparationRecord.to_dict` gives it; the rest as in `pipeline.Segmentation`. `prepared`: None
+    where it was not asked for.
     """
 
     labels: np.ndarray
@@ -52,6 +53,8 @@ class WorkerResult:
     provenance: Mapping[str, str]
     seconds: Mapping[str, float]
     region_probabilities: Optional[np.ndarray] = field(default=None, repr=False)
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    prepared: Optional[Prepared] = field(default=None, repr=False)
 
     @property
     def volumes_ml(self) -> dict[str, float]:
@@ -152,6 +155,8 @@ class WorkerRun:
             about["provenance"],
             about["seconds"],
             probabilities,
+            about["record"],
+            read_prepared(self.folder, about["prepared"]) if about["prepared"] is not None else None,
         )
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     import SimpleITK as sitk
     from MSTKDSegmentLib.modalities import MODALITIES, parse_subset, subset_name
     from MSTKDSegmentLib.pipeline import read_case
+    from MSTKDSegmentLib.preparation_record import READY
 
     from training.discovery import discover
     from training.figures import case_panel, panel_case
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
         if missing:
             raise FileNotFoundError(f"{missing[0]} is missing: run `evaluate --save-labels` for this case and subset")
         predictions = {subset: sitk.ReadImage(str(path), sitk.sitkUInt8) for subset, path in paths.items()}
-        background = read_case({arguments.background: case.sources()[arguments.background]}).reference_image
+        background = read_case(
+            {arguments.background: case.sources()[arguments.background]}, wishes=READY
+        ).reference_image
         rows.append(panel_case(case.name, background, read_labels(case), predictions))
     print(case_panel(rows, arguments.out))

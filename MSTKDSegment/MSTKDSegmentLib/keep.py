@@ -1,0 +1,66 @@
+"""What lies between the scanner's volumes and the result, for those who want to look at it or go on from there.
+
+T1_prepared.nii.gz ...        z-scores on the canonical 1 mm grid, 0 outside the brain, as the network saw them
+brain_mask.nii.gz             the brain on that grid
+brain_mask_native.nii.gz      the brain on the reference's own grid
+canonical_to_T1.tfm ...       ITK transforms that take points of the canonical space to the sequence's
+preparation.json              what was found and done
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import SimpleITK as sitk
+
+from .geometry import array_to_image, to_native
+from .modalities import MODALITIES
+from .registration import IDENTITY, as_transform
+
+if TYPE_CHECKING:
+    from .pipeline import PreparedCase
+
+RECORD, BRAIN, NATIVE_BRAIN = "preparation.json", "brain_mask.nii.gz", "brain_mask_native.nii.gz"
+ENDINGS = (".nii.gz", ".tfm", ".json")
+
+
+def kept_files(folder: Path, sequences: Iterable[str]) -> list[Path]:
+    """The files that `write_kept` writes."""
+    sequences = list(sequences)
+    names = [f"{name}_prepared.nii.gz" for name in sequences]
+    names += [f"canonical_to_{name}.tfm" for name in sequences]
+    return [folder / name for name in [*names, BRAIN, NATIVE_BRAIN, RECORD]]
+
+
+def write_kept(case: PreparedCase, paths: Mapping[Path, Path]) -> None:
+    """Write each of `kept_files` to the place that `paths` gives for it."""
+    places = {path.name: place for path, place in paths.items()}
+    for name in case.subset:
+        prepared = canonical_image(case, case.image[MODALITIES.index(name)])
+        sitk.WriteImage(prepared, str(places[f"{name}_prepared.nii.gz"]), useCompression=True)
+        matrix = case.matrix(name)
+        sitk.WriteTransform(
+            as_transform(IDENTITY if matrix is None else matrix), str(places[f"canonical_to_{name}.tfm"])
+        )
+    brain = canonical_image(case, case.brain.astype(np.uint8))
+    sitk.WriteImage(brain, str(places[BRAIN]), useCompression=True)
+    native = to_native(
+        case.brain.astype(np.uint8), case.grid, case.reference_image, is_label=True, matrix=case.matrix(case.reference)
+    )
+    on_reference = array_to_image(native, case.reference_image)
+    sitk.WriteImage(on_reference, str(places[NATIVE_BRAIN]), useCompression=True)
+    record = case.record.to_dict()
+    for one in record["sequences"].values():  # folders may be called by a patient's name
+        one["source"] = Path(one["source"]).name
+    places[RECORD].write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def canonical_image(case: PreparedCase, array: np.ndarray) -> sitk.Image:
+    """`array` (D, H, W) of the case's canonical grid as an image in canonical space."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetOrigin(case.grid.origin)
+    return image

@@ -1,0 +1,435 @@
+"""From what the scanner made to what the network was trained on: brain found, sequences registered, head turned.
+
+Every movement is rigid, all are composed into one resampling per volume, and `Preparation.matrices` leads back:
+
+canonical space --turn--> reference --registration--> each other sequence
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from .alignment import samples
+from .bias_field import corrected
+from .brain_extraction import brain_probability, mask_on
+from .errors import Cancelled, GeometryError, InputError
+from .geometry import CanonicalGrid, grid_around, to_canonical
+from .input_checks import check_brain, check_orientation, check_pairs, together
+from .look_roles import doubtful_looks
+from .overlap import Foreground, sample_mask
+from .preparation_record import GIVEN, NONE_NEEDED, OWN, PreparationRecord, Wishes
+from .preprocess import Z_RANGE, brain_statistics, fill_holes
+from .recognition import Recognition, mask_ml, sequence_records
+from .registration import (
+    IDENTITY,
+    LEAST_INFORMATION,
+    CancelCheck,
+    Registration,
+    as_transform,
+    centre,
+    composed,
+    inverted,
+    register,
+    unmoved,
+)
+from .specialists import Specialist, SpecialistFailed, extract, installed
+from .template import degrees_of, pose_of, rigid_part
+from .volume_checks import voxel_columns
+from .volumes import Volume
+
+Told = Callable[[float, str], None]
+
+# Share of the reference's brain that may fall out of the other's by a registration that makes things better.
+BRAIN_POINTS, LARGEST_LOSS = 3000, 0.05
+# A movement smaller than both is no movement, but the registration's own error.
+SMALLEST_MM, SMALLEST_DEGREES = 0.5, 0.4
+# A head that lies as straight as this is not worth a turn.
+LEAST_TURN_DEGREES = 5.0
+# Further than patients move between two sequences: the coordinates of one of them are wrong.
+FAR_MM = 40.0
+FUSION_MM, FUSION_MARGIN_MM = 2.0, 20.0
+LEAST_BRAIN_ML = 100.0
+# Shares of the preparation's progress.
+EXTRACTED, REGISTERED, TURNED, FUSED = 0.3, 0.75, 0.8, 0.85
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the canonical grid lies in each sequence, and what the network sees.
+
+    images: (D, H, W) float32 z-scores on `grid` by sequence, 0 outside `brain` (D, H, W) bool. matrices (3, 4) take
+    points of the canonical space to each sequence's (LPS mm).
+    """
+
+    grid: CanonicalGrid
+    images: Mapping[str, np.ndarray]
+    brain: np.ndarray
+    matrices: Mapping[str, np.ndarray]
+    record: PreparationRecord
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Brain:
+    """Where the brain of one volume is: probability in physical space, and mask (D, H, W) on the volume's voxels."""
+
+    probability: sitk.Image
+    mask: np.ndarray
+
+
+def prepare(
+    volumes: Mapping[str, Volume],
+    found: Mapping[str, Foreground],
+    recognition: Recognition,
+    reference: str,
+    wishes: Wishes,
+    told: Told,
+    cancel: Optional[CancelCheck] = None,
+    device: Callable[[], str] = lambda: "cpu",
+) -> Preparation:
+    """Prepare volumes that are not challenge-ready. `told(share, text)` is called with the progress of this part.
+
+    Raises InputError where no brain is found, GeometryError where a sequence shows nothing that the reference shows,
+    Cancelled.
+    """
+    run = _Run(volumes, reference, wishes, told, cancel, device)
+    clock = _Clock()
+    brains = {name: run.brain_of(name, found[name], recognition.stripped[name], n) for n, name in enumerate(volumes)}
+    best, extractor = run.best_mask(brains, recognition)
+    wrong_headers = run.checked(brains)
+    clock.lap("brain extraction")
+    registrations = {} if recognition.registered else run.registered(brains, wrong_headers)
+    run.notices += check_pairs(volumes, {name: one.mask for name, one in brains.items()}, reference, registrations)
+    clock.lap("registration")
+    turn, head_degrees, turned_degrees = run.turned(brains, recognition)
+    matrices = {name: composed(registrations[name].matrix, turn) if name in registrations else turn for name in volumes}
+    trusted = _trusted(brains, recognition) if best is None else {reference: best}
+    brain_image = _fused(trusted, matrices, turn, volumes[reference].image, brains[reference].mask)
+    told(FUSED, "bringing all to the common grid")
+    grid, brain = _grid_of(brain_image, _anchor(volumes[reference].image, turn))
+    clock.lap("orientation")
+    images = {}
+    for n, name in enumerate(volumes):
+        told(FUSED + (1 - FUSED) * n / len(volumes), f"normalising {name}")
+        image = volumes[name].image
+        inside = _on_native(brain_image, image, matrices[name])
+        if recognition.stripped[name]:
+            inside &= brains[name].mask
+        images[name] = run.normalised(name, inside, grid, brain, matrices[name], recognition.stripped[name])
+    clock.lap("normalisation")
+    record = PreparationRecord(
+        reference,
+        sequence_records(volumes, {name: one.mask for name, one in brains.items()}, recognition, registrations),
+        all(recognition.stripped.values()),
+        recognition.registered,
+        recognition.upright and not turned_degrees,
+        recognition.told,
+        extractor,
+        float(brain.sum()) / 1000.0,
+        turned_degrees,
+        head_degrees,
+        wishes.bias_correction,
+        clock.seconds,
+    )
+    doubtful = doubtful_looks(volumes, {name: one.mask for name, one in brains.items()})
+    notices = [*run.notices, *_notices(record, volumes), *doubtful]
+    return Preparation(grid, images, brain, matrices, record, tuple(notices))
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, what: str) -> None:
+        now = time.perf_counter()
+        self.seconds[what] = now - self._last
+        self._last = now
+
+
+class _Run:
+    """One preparation: the volumes, and whom to tell."""
+
+    def __init__(
+        self,
+        volumes: Mapping[str, Volume],
+        reference: str,
+        wishes: Wishes,
+        told: Told,
+        cancel: Optional[CancelCheck],
+        device: Callable[[], str],
+    ) -> None:
+        self._volumes, self._reference, self._wishes = volumes, reference, wishes
+        self._told, self._cancel, self._device = told, cancel, device
+        self.notices: list[str] = []
+        self._poses: dict[str, np.ndarray] = {}
+
+    # --- the brain ---
+
+    def brain_of(self, name: str, found: Foreground, stripped: bool, number: int) -> _Brain:
+        volume = self._volumes[name]
+        self._told(EXTRACTED * number / len(self._volumes), f"finding the brain on {name}")
+        if name == self._reference and self._wishes.brain_mask is not None:
+            return self._given(self._wishes.brain_mask)
+        if stripped:
+            mask = fill_holes(found.mask)
+            return _Brain(_image_of(mask.astype(np.float32), volume.image), mask)
+        probability = brain_probability(volume.image, volume.source, self._device())
+        mask = mask_on(probability, volume.image)
+        if mask_ml(mask, volume.image) < LEAST_BRAIN_ML:
+            raise InputError(
+                f"{volume.source}: no brain was found on it ({mask_ml(mask, volume.image):.0f} ml). Give a volume of "
+                "the head; if it is skull-stripped already, say so."
+            )
+        return _Brain(probability, mask)
+
+    def best_mask(self, brains: Mapping[str, _Brain], recognition: Recognition) -> tuple[Optional[sitk.Image], str]:
+        """A mask better than our own, as a probability image in the reference's space, and what made it."""
+        if self._wishes.brain_mask is not None:
+            return brains[self._reference].probability, GIVEN
+        if any(recognition.stripped.values()):
+            return None, NONE_NEEDED
+        asked = self._wishes.extractor
+        if asked == "own":
+            return None, OWN
+        usable = [one for one in installed() if asked in ("auto", one.key) and self._reference in one.sequences]
+        if asked != "auto" and not usable:
+            raise InputError(
+                f"{asked} is not installed here or takes no {self._reference}; install it, or use another "
+                "brain extraction"
+            )
+        for one in usable:
+            mask = self._by_specialist(one, required=asked != "auto")
+            if mask is not None:
+                return _image_of(mask.astype(np.float32), self._volumes[self._reference].image), one.title
+        return None, OWN
+
+    def _given(self, mask: sitk.Image) -> _Brain:
+        probability = sitk.Cast(sitk.Cast(mask, sitk.sitkFloat32) > 0, sitk.sitkFloat32)
+        on_reference = mask_on(probability, self._volumes[self._reference].image)
+        if not on_reference.any():
+            raise GeometryError("the brain mask and the reference do not overlap; give a mask made on the reference")
+        return _Brain(probability, on_reference)
+
+    def _by_specialist(self, specialist: Specialist, required: bool) -> Optional[np.ndarray]:
+        self._told(EXTRACTED * 0.9, f"extracting the brain with {specialist.title}")
+        try:
+            return extract(specialist, self._volumes[self._reference].image, self._device(), self._cancel)
+        except SpecialistFailed as error:
+            if required:
+                raise
+            self.notices.append(f"{error} Our own brain extraction was used instead.")
+            return None
+
+    def checked(self, brains: Mapping[str, _Brain]) -> list[str]:
+        """Notes what is wrong with the brains, and gives the warnings about headers that turn the head wrongly."""
+        volumes = self._volumes
+        found = {name: check_brain(volumes[name], name, brain.mask) for name, brain in brains.items()}
+        turned = {name: check_orientation(volumes[name], name, brain.mask) for name, brain in brains.items()}
+        wrong_headers = together(volumes, turned)
+        self.notices += [*together(volumes, found), *wrong_headers]
+        return wrong_headers
+
+    # --- where it lies ---
+
+    def registered(self, brains: Mapping[str, _Brain], wrong_headers: Sequence[str]) -> dict[str, Registration]:
+        fixed, names = self._volumes[self._reference], [name for name in self._volumes if name != self._reference]
+        results = {}
+        pose = self._pose(self._reference, brains)
+        for n, name in enumerate(names):
+            share = EXTRACTED + (REGISTERED - EXTRACTED) * n / len(names)
+            self._told(share, f"registering {name} to {self._reference}")
+            moving = self._volumes[name]
+            heads = {
+                "heads": _rigid(
+                    composed(self._pose(name, brains), inverted(pose)), fixed.image, brains[self._reference]
+                )
+            }
+            found = register(
+                fixed.image, brains[self._reference].mask, moving.image, brains[name].mask, heads, self._cancel
+            )
+            if found.after < LEAST_INFORMATION:
+                raise GeometryError(
+                    f"{name} ({moving.source}) and {self._reference} ({fixed.source}) cannot be registered: they show "
+                    "nothing in common. Check that both are of the brain of one patient."
+                    + "".join(f" {warning}" for warning in wrong_headers)
+                )
+            small = found.moved_mm < SMALLEST_MM and found.degrees < SMALLEST_DEGREES
+            worse = self._worse(name, brains, found.matrix)
+            if worse:
+                self.notices.append(
+                    f"{name} ({moving.source}) could not be registered to {self._reference}: what was found lies worse "
+                    "and was undone. Check that it shows the same patient, or register it elsewhere and say so."
+                )
+            results[name] = unmoved(found.before) if small or worse else found
+        return results
+
+    def _worse(self, name: str, brains: Mapping[str, _Brain], matrix: np.ndarray) -> bool:
+        """Whether the two brains share clearly less than before."""
+        fixed, moving = self._volumes[self._reference].image, self._volumes[name].image
+        points = samples(fixed, brains[self._reference].mask, BRAIN_POINTS).points
+        there = points @ matrix[:, :3].T + matrix[:, 3]
+        before, after = (float(sample_mask(brains[name].mask, moving, one).mean()) for one in (points, there))
+        return after < before - LARGEST_LOSS
+
+    def _pose(self, name: str, brains: Mapping[str, _Brain]) -> np.ndarray:
+        """(3, 4) from the template to the volume."""
+        if name not in self._poses:
+            self._poses[name] = pose_of(self._volumes[name].image, brains[name].mask, cancel=self._cancel)
+        return self._poses[name]
+
+    def turned(
+        self, brains: Mapping[str, _Brain], recognition: Recognition
+    ) -> tuple[np.ndarray, Optional[float], float]:
+        """(3, 4) from the canonical space to the reference's; how far the head is turned, and by how much it was."""
+        if self._wishes.upright:
+            return IDENTITY.copy(), recognition.head_degrees, 0.0
+        self._told(REGISTERED, "finding how the head lies")
+        image = self._volumes[self._reference].image
+        rotation = rigid_part(self._pose(self._reference, brains))
+        middle = centre(image, brains[self._reference].mask)
+        degrees = degrees_of(rotation)
+        if degrees < LEAST_TURN_DEGREES:
+            return IDENTITY.copy(), degrees, 0.0
+        return np.column_stack([rotation, middle - rotation @ middle]), degrees, degrees
+
+    # --- what the network sees ---
+
+    def normalised(
+        self, name: str, inside: np.ndarray, grid: CanonicalGrid, brain: np.ndarray, matrix: np.ndarray, stripped: bool
+    ) -> np.ndarray:
+        if self._cancel is not None and self._cancel():
+            raise Cancelled("cancelled; nothing was written")
+        volume = self._volumes[name]
+        if not inside.any():
+            raise GeometryError(f"{volume.source}: none of the brain is on it; check that all are of one patient")
+        image = corrected(volume.image, inside) if self._wishes.bias_correction else volume.image
+        voxels = sitk.GetArrayViewFromImage(image)
+        mean, deviation = brain_statistics(voxels[inside])
+        if not deviation > 0:
+            raise InputError(
+                f"{volume.source}: the intensities inside the brain are constant; give the MRI volume itself"
+            )
+        scores = np.clip((voxels - mean) / deviation, *Z_RANGE).astype(np.float32)
+        if stripped:  # zero, which is the brain's mean, and not "dark"
+            scores[~inside] = 0.0
+        canonical = to_canonical(_image_of(scores, image), grid, matrix=matrix)
+        return np.where(brain, canonical, np.float32(0.0))
+
+
+def _image_of(array: np.ndarray, like: sitk.Image) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(like)
+    return image
+
+
+def _rigid(matrix: np.ndarray, image: sitk.Image, brain: _Brain) -> np.ndarray:
+    """`matrix` (3, 4) without its scaling; the brain's centre still goes where it went."""
+    rotation, middle = rigid_part(matrix), centre(image, brain.mask)
+    return np.column_stack([rotation, matrix[:, :3] @ middle + matrix[:, 3] - rotation @ middle])
+
+
+def _trusted(brains: Mapping[str, _Brain], recognition: Recognition) -> dict[str, sitk.Image]:
+    """Probabilities that say where the brain is: those of skull-stripped sequences, if there are any, else all."""
+    stripped = {name: one.probability for name, one in brains.items() if recognition.stripped[name]}
+    return stripped or {name: one.probability for name, one in brains.items()}
+
+
+def _fused(
+    probabilities: Mapping[str, sitk.Image],
+    matrices: Mapping[str, np.ndarray],
+    turn: np.ndarray,
+    reference: sitk.Image,
+    reference_mask: np.ndarray,
+) -> sitk.Image:
+    """The mean of `probabilities` in canonical space, float32, 2 mm, cut to the largest piece without holes."""
+    points = np.argwhere(reference_mask)[::11, ::-1] @ voxel_columns(reference).T + reference.GetOrigin()
+    back = inverted(turn)
+    canonical = points @ back[:, :3].T + back[:, 3]
+    low, high = canonical.min(axis=0) - FUSION_MARGIN_MM, canonical.max(axis=0) + FUSION_MARGIN_MM
+    size = np.ceil((high - low) / FUSION_MM).astype(int).tolist()
+    total, weight = np.zeros(size[::-1], np.float32), np.zeros(size[::-1], np.float32)
+    for name, probability in probabilities.items():
+        there = sitk.Resample(
+            probability, size, as_transform(matrices[name]), sitk.sitkLinear, low.tolist(), [FUSION_MM] * 3,
+            np.eye(3).ravel().tolist(), -1.0,
+        )  # fmt: skip
+        values = sitk.GetArrayViewFromImage(there)
+        known = values >= 0
+        total[known] += values[known]
+        weight[known] += 1
+    mean = total / np.maximum(weight, 1)
+    piece = _largest_without_holes(mean > 0.5)
+    # Interpolation between voxels keeps the border where it is, but nothing else is brain and no hole is left.
+    image = sitk.GetImageFromArray(np.where(piece, np.maximum(mean, 0.51), np.minimum(mean, 0.49)))
+    image.SetOrigin(low.tolist())
+    image.SetSpacing([FUSION_MM] * 3)
+    return image
+
+
+def _largest_without_holes(mask: np.ndarray) -> np.ndarray:
+    numbered, count = ndimage.label(mask)
+    if count > 1:
+        mask = numbered == 1 + np.bincount(numbered.ravel())[1:].argmax()
+    return fill_holes(mask)
+
+
+def _anchor(reference: sitk.Image, turn: np.ndarray) -> np.ndarray:
+    """A voxel of the reference in canonical space: where nothing was turned, the grid then copies its voxels."""
+    middle = np.array(reference.TransformIndexToPhysicalPoint([n // 2 for n in reference.GetSize()]))
+    back = inverted(turn)
+    return back[:, :3] @ middle + back[:, 3]
+
+
+def _grid_of(brain: sitk.Image, anchor: np.ndarray) -> tuple[CanonicalGrid, np.ndarray]:
+    """The canonical grid around the brain, and the mask (D, H, W) bool on it."""
+    inside = np.argwhere(sitk.GetArrayViewFromImage(brain) > 0.5)[:, ::-1] * FUSION_MM + brain.GetOrigin()
+    if not inside.size:
+        raise InputError(
+            "no brain was found where the sequences overlap; check that all are of the head of one patient"
+        )
+    grid = grid_around(inside.min(axis=0), inside.max(axis=0), anchor)
+    return grid, to_canonical(brain, grid) > 0.5
+
+
+def _on_native(brain: sitk.Image, image: sitk.Image, matrix: np.ndarray) -> np.ndarray:
+    """The mask (D, H, W) on the voxels of `image`, to whose space `matrix` takes points of the brain's."""
+    there = sitk.Resample(brain, image, as_transform(inverted(matrix)), sitk.sitkLinear, 0.0)
+    return np.asarray(sitk.GetArrayViewFromImage(there) > 0.5)
+
+
+def _notices(record: PreparationRecord, volumes: Mapping[str, Volume]) -> list[str]:
+    """What a user must know: what was done to the volumes, and what looks wrong with them."""
+    notices = []
+    if record.extractor != NONE_NEEDED:
+        notices.append(
+            f"The skull was removed here ({record.extractor}; brain {record.brain_ml:.0f} ml). Check the brain's "
+            "outline before you rely on the result."
+        )
+    moved = [
+        f"{name} by {one.moved_mm:.1f} mm and {one.degrees:.1f} degrees"
+        for name, one in record.sequences.items()
+        if one.moved
+    ]
+    if moved:
+        notices.append(f"Moved to lie on {record.reference}: {', '.join(moved)}.")
+    for name, one in record.sequences.items():
+        if one.moved_mm > FAR_MM:
+            notices.append(
+                f"{name} ({volumes[name].source}) lay {one.moved_mm:.0f} mm away from {record.reference}: its "
+                "coordinates are not the scanner's, or it is of another patient. Check it."
+            )
+    if record.turned_degrees >= 1:
+        notices.append(
+            f"The head was turned by {record.turned_degrees:.0f} degrees to the pose that the network knows."
+        )
+    if record.bias_corrected:
+        notices.append("The bias field of each sequence was corrected (N4).")
+    return notices

@@ -1,0 +1,240 @@
+"""From clinical volumes to what the network knows, and back: the sample patient, moved, in thick slices, with a skull."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("torch")
+
+from MSTKDSegmentLib import preparation
+from MSTKDSegmentLib.alignment import samples
+from MSTKDSegmentLib.bias_field import corrected
+from MSTKDSegmentLib.errors import Cancelled, GeometryError, InputError
+from MSTKDSegmentLib.geometry import to_native
+from MSTKDSegmentLib.keep import kept_files, write_kept
+from MSTKDSegmentLib.pipeline import PreparedCase, read_case
+from MSTKDSegmentLib.preparation_record import Wishes
+from MSTKDSegmentLib.registration import composed, distance_mm, inverted
+from MSTKDSegmentLib.specialists import SpecialistFailed
+from phantom import dice
+
+from training.clinical import ClinicalCase, degraded
+from training.discovery import find_case
+
+SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "sample"
+SEED = 2  # with it FLAIR has the thick slices
+USED = ("T1Gd", "FLAIR")
+
+
+@pytest.fixture(scope="module")
+def clinical() -> ClinicalCase:
+    return degraded(find_case(SAMPLE), SEED, shell=True, sequences=USED)
+
+
+@pytest.fixture(scope="module")
+def images(clinical) -> dict[str, sitk.Image]:
+    """On voxels of 2 mm, for speed."""
+    return {
+        name: sitk.BinShrink(clinical.images[name], [2 if s < 2 else 1 for s in clinical.images[name].GetSpacing()])
+        for name in USED
+    }
+
+
+@pytest.fixture(scope="module")
+def told() -> list[tuple[float, str]]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def case(images, told) -> PreparedCase:
+    return read_case(images, progress=lambda share, text: told.append((share, text)), wishes=Wishes(extractor="own"))
+
+
+def brain_on(clinical: ClinicalCase, image: sitk.Image, name: str) -> np.ndarray:
+    from MSTKDSegmentLib.registration import as_transform
+
+    back = as_transform(inverted(clinical.matrices[name]))
+    return sitk.GetArrayFromImage(sitk.Resample(clinical.brain, image, back, sitk.sitkNearestNeighbor, 0)) > 0
+
+
+def test_it_is_degraded_as_it_says(clinical):
+    assert clinical.thick == ("T2", "FLAIR")
+    assert sorted(clinical.images["FLAIR"].GetSpacing()) == [1.0, 1.0, 5.0]
+    assert clinical.images["T1Gd"].GetSpacing() == (1.0, 1.0, 1.0)
+
+
+def test_skull_movement_and_pose_are_recognised(case):
+    record = case.record
+    assert not record.challenge_ready and not record.stripped and not record.registered
+    assert record.extractor == "own network"
+    assert record.turned_degrees == record.head_degrees > 5
+    assert record.sequences["FLAIR"].moved and not record.sequences["T1Gd"].moved
+    assert record.sequences["FLAIR"].similarity_after > record.sequences["FLAIR"].similarity_before + 0.05
+    text = " ".join(case.notices)
+    assert "The skull was removed here" in text and "Moved to lie on T1Gd: FLAIR by" in text and "turned by" in text
+
+
+def test_the_movement_is_undone(clinical, case):
+    mask = sitk.GetArrayFromImage(clinical.brain) > 0
+    points = samples(clinical.brain, mask, 500).points
+    here = points @ clinical.matrices["T1Gd"][:, :3].T + clinical.matrices["T1Gd"][:, 3]
+    true = composed(clinical.matrices["FLAIR"], inverted(clinical.matrices["T1Gd"]))
+    found = composed(case.matrices["FLAIR"], inverted(case.matrices["T1Gd"]))
+    assert distance_mm(found, true, here.tolist()) < 2.0
+
+
+def test_the_brain_is_found(clinical, case):
+    reference = case.reference_image
+    found = to_native(case.brain, case.grid, reference, is_label=True, matrix=case.matrix("T1Gd")).astype(bool)
+    assert dice(found, brain_on(clinical, reference, "T1Gd")) > 0.92
+    assert case.record.brain_ml == pytest.approx(case.brain.sum() / 1000)
+
+
+def test_the_network_sees_z_scores_in_the_brain_and_nothing_else(case):
+    for name, channel in zip(("T1", "T1Gd", "T2", "FLAIR"), case.image):
+        assert not channel[~case.brain].any()
+        if name in USED:
+            assert abs(channel[case.brain].mean()) < 0.3 and 0.6 < channel[case.brain].std() < 1.3
+        else:
+            assert not channel.any()
+
+
+def test_points_come_back_to_where_they_were(clinical, case):
+    """A ball in canonical space lands on the same spot of both native grids."""
+    z, y, x = np.indices(case.grid.shape)
+    middle = np.argwhere(case.brain).mean(axis=0)
+    ball = ((np.stack([z, y, x], -1) - middle) ** 2).sum(-1) < 12**2
+    centres = {}
+    for name in USED:
+        image = case.volumes[name].image
+        native = to_native(ball, case.grid, image, is_label=True, matrix=case.matrix(name))
+        index = np.argwhere(native).mean(axis=0)[::-1]
+        centres[name] = np.array(image.TransformContinuousIndexToPhysicalPoint(index.tolist()))
+    back = inverted(clinical.matrices["FLAIR"])
+    on_t1gd = composed(clinical.matrices["T1Gd"], back)
+    expected = on_t1gd[:, :3] @ centres["FLAIR"] + on_t1gd[:, 3]
+    assert np.linalg.norm(centres["T1Gd"] - expected) < 2.5
+
+
+def test_progress_names_the_stages_and_never_falls(told, case):
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares) and max(shares) <= case.prepared_share
+    texts = [text for _, text in told]
+    for stage in ("finding the brain on T1Gd", "registering FLAIR to T1Gd", "finding how the head lies"):
+        assert stage in texts
+
+
+def test_it_can_be_cancelled_in_the_middle(images):
+    seen: list[str] = []
+    with pytest.raises(Cancelled):
+        read_case(
+            images,
+            progress=lambda _share, text: seen.append(text),
+            cancel=lambda: any("registering" in text for text in seen),
+            wishes=Wishes(extractor="own"),
+        )
+    assert not any("how the head lies" in text for text in seen)
+
+
+def test_what_was_done_can_be_kept(case, tmp_path):
+    paths = kept_files(tmp_path, case.subset)
+    write_kept(case, {path: path for path in paths})
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted(path.name for path in paths)
+    prepared = sitk.ReadImage(str(tmp_path / "FLAIR_prepared.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(prepared), case.image[3])
+    np.testing.assert_allclose(prepared.GetOrigin(), case.grid.origin, atol=1e-3)
+    transform = sitk.ReadTransform(str(tmp_path / "canonical_to_FLAIR.tfm"))
+    point = np.array([10.0, -20.0, 30.0])
+    matrix = case.matrices["FLAIR"]
+    np.testing.assert_allclose(
+        transform.TransformPoint(point.tolist()), matrix[:, :3] @ point + matrix[:, 3], atol=1e-6
+    )
+    native = sitk.ReadImage(str(tmp_path / "brain_mask_native.nii.gz"))
+    assert native.GetSize() == case.reference_image.GetSize()
+    assert '"source": "image in memory"' in (tmp_path / "preparation.json").read_text(encoding="utf-8")
+
+
+# --- other ways to a brain -------------------------------------------------------------------------------------------
+
+
+def test_a_mask_that_the_user_gives_is_taken(clinical, images):
+    mask = sitk.GetImageFromArray(brain_on(clinical, images["T1Gd"], "T1Gd").astype(np.uint8))
+    mask.CopyInformation(images["T1Gd"])
+    case = read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(brain_mask=mask))
+    assert case.record.extractor == "mask given by the user"
+    found = to_native(case.brain, case.grid, case.reference_image, is_label=True, matrix=case.matrix("T1Gd"))
+    assert dice(found.astype(bool), sitk.GetArrayFromImage(mask).astype(bool)) > 0.97
+
+
+def test_a_mask_beside_the_brain_is_refused(images):
+    mask = sitk.Cast(images["T1Gd"] * 0 + 1, sitk.sitkUInt8)
+    mask.SetOrigin((5000.0, 0.0, 0.0))
+    with pytest.raises(GeometryError, match="mask and the reference do not overlap"):
+        read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(brain_mask=mask))
+
+
+def test_a_specialist_that_fails_is_named_and_our_own_is_used(images, monkeypatch):
+    class Broken:
+        key, title, sequences = "hd-bet", "HD-BET 9", ("T1Gd",)
+
+    def fails(*_arguments):
+        raise SpecialistFailed("HD-BET 9 failed: no room on the disk.")
+
+    monkeypatch.setattr(preparation, "installed", lambda: [Broken()])
+    monkeypatch.setattr(preparation, "extract", fails)
+    case = read_case({"T1Gd": images["T1Gd"]})
+    assert case.record.extractor == "own network"
+    assert any("HD-BET 9 failed" in notice and "Our own" in notice for notice in case.notices)
+    with pytest.raises(SpecialistFailed):  # asked for by name, nothing else will do
+        read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(extractor="hd-bet"))
+
+
+def test_a_specialist_that_is_not_there_is_an_error(images, monkeypatch):
+    monkeypatch.setattr(preparation, "installed", list)
+    with pytest.raises(InputError, match="synthstrip is not installed"):
+        read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(extractor="synthstrip"))
+
+
+def test_other_patients_organs_cannot_be_registered(images):
+    rng = np.random.default_rng(0)
+    reference = images["T1Gd"]
+    noise = sitk.GetImageFromArray(rng.normal(100, 5, reference.GetSize()[::-1]).astype(np.float32))
+    noise.CopyInformation(reference)
+    with pytest.raises(InputError):  # no brain on it, or nothing in common
+        read_case({"T1Gd": reference, "T2": noise}, wishes=Wishes(extractor="own"))
+
+
+# --- bias field ------------------------------------------------------------------------------------------------------
+
+
+def test_a_bias_field_is_taken_away():
+    image = sitk.BinShrink(sitk.ReadImage(str(SAMPLE / "sample_t1.nii.gz"), sitk.sitkFloat32), [3, 3, 3])
+    voxels = sitk.GetArrayFromImage(image)
+    brain = voxels > 0
+    ramp = np.exp(np.linspace(-0.5, 0.5, voxels.shape[2]))[None, None, :]
+    biased = sitk.GetImageFromArray((voxels * ramp).astype(np.float32))
+    biased.CopyInformation(image)
+    mended = sitk.GetArrayFromImage(corrected(biased, brain))
+
+    def slope(array: np.ndarray) -> float:
+        x = np.broadcast_to(np.linspace(-0.5, 0.5, voxels.shape[2]), voxels.shape)[brain]
+        return float(np.polyfit(x, np.log(np.maximum(array[brain], 1.0)), 1)[0])
+
+    before, after = slope(voxels * ramp) - slope(voxels), slope(mended) - slope(voxels)
+    assert before == pytest.approx(1.0, abs=0.05)
+    assert abs(after) < 0.3 * before
+
+
+def test_bias_correction_ends_being_left_alone():
+    image = sitk.BinShrink(sitk.ReadImage(str(SAMPLE / "sample_t1.nii.gz"), sitk.sitkFloat32), [4, 4, 4])
+    plain = read_case({"T1": image})
+    mended = read_case({"T1": image}, wishes=Wishes(bias_correction=True))
+    assert plain.record.challenge_ready and not plain.matrices
+    assert mended.record.bias_corrected and not mended.record.challenge_ready
+    assert "bias field" in " ".join(mended.notices)
+    assert replace(mended.record, bias_corrected=False, upright=True).challenge_ready
