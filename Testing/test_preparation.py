@@ -1,4 +1,4 @@
-"""From clinical volumes to what the network knows, and back: the sample patient, moved, in thick slices, with a skull."""
+"""From clinical volumes to what the network knows, and back: the sample patient, moved, in thick slices, with skull."""
 
 from __future__ import annotations
 

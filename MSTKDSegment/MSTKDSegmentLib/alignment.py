@@ -97,17 +97,24 @@ class Misalignment:
 
 
 def misalignment(
-    fixed: Samples, moving: sitk.Image, steps: Sequence[float] = (4.0, 4.0), rounds: int = 2
+    fixed: Samples,
+    moving: sitk.Image,
+    steps: Sequence[float] = (4.0, 4.0),
+    rounds: int = 2,
+    worth_a_round: float = 0.0,
 ) -> Misalignment:
     """Tries shifts and turns of `steps` (mm, degrees) both ways along each axis and takes the parabola's maximum.
 
-    In each further round the steps are halved. Turns are about the middle of the points.
+    In each further round the steps are halved; there is none where those before it won less than `worth_a_round` bits.
+    Turns are about the middle of the points.
     """
     place = np.zeros(6)
     middle = fixed.points.mean(axis=0)
     here = mutual_information(fixed, moving)
     best = here
     for round_number in range(rounds):
+        if round_number and best - here < worth_a_round:
+            break
         for axis in range(6):
             step = (steps[0] if axis < 3 else steps[1]) / 2**round_number
             around = []

@@ -44,7 +44,7 @@ LARGEST_GAP_MM = 8.5
 COARSE_IN_PLANE_MM, COARSE_MM, THICK = 1.6, 2.2, 1.4
 # Correlation of neighbouring slices where a stack of one plane ends and the next begins: 0.3 to 0.75 in stacks made of
 # nine real volumes; a stack of more slices is no localiser.
-BETWEEN_PLANES, MOST_LOCALISER_SLICES = 0.75, 60
+BETWEEN_PLANES, MOST_LOCALISER_SLICES = 0.8, 60
 LOOK_MM, LOOK_VOXELS = 4.0, 150_000
 
 # Hounsfield units: air, soft tissue between fat and blood.
@@ -342,8 +342,8 @@ def check_pair(
     found = likeness(reference.image, reference_mask, other.image, other_mask, matrix)
     if found is not None and not found.same:
         warnings.append(
-            f"{pair}: the brains on them do not match. They are of two patients, or do not lie on each other; check "
-            "both, and that they were registered well."
+            f"{pair}: the brains on them do not match. They are of two patients, do not lie on each other, or one is "
+            "mirrored; check both."
         )
     return warnings
 

@@ -82,7 +82,13 @@ def _misalignments(
     volumes: Mapping[str, Volume], found: Mapping[str, Foreground], reference: str
 ) -> dict[str, Misalignment]:
     probe = samples(volumes[reference].image, found[reference].mask)
-    return {name: misalignment(probe, volume.image) for name, volume in volumes.items() if name != reference}
+    others = {name: volume.image for name, volume in volumes.items() if name != reference}
+    # Far below what speaks against the registration, a closer look would change nothing.
+    gains = {
+        name: SAME_GRID_GAIN if _same_grid(image, volumes[reference].image) else OTHER_GRID_GAIN
+        for name, image in others.items()
+    }
+    return {name: misalignment(probe, image, worth_a_round=gains[name] / 2) for name, image in others.items()}
 
 
 def _moved(offset: Misalignment, volume: Volume, reference: Volume) -> bool:
