@@ -20,6 +20,8 @@ from MSTKDSegmentLib.errors import DeviceError, GeometryError, InputError, Outpu
 
 torch = pytest.importorskip("torch")
 
+from MSTKDSegmentLib.pipeline import read_case  # noqa: E402
+
 
 @pytest.fixture
 def refused(tmp_path, capsys, random_bundle):
@@ -142,7 +144,19 @@ def test_same_volume_under_two_names(how, tmp_path, refused, case_files):
 def test_no_overlap_in_space(tmp_path, refused, case_files):
     far = tmp_path / "far.nii.gz"
     sitk.WriteImage(brain_image(5, origin=(500.0, 0.0, 0.0)), str(far))
-    refused(GeometryError, ["far.nii.gz", "overlap"], "--t1", case_files["t1"], "--t2", far)
+    refused(GeometryError, ["far.nii.gz", "overlap"], "--t1", case_files["t1"], "--t2", far, "--registered")
+
+
+def test_coordinates_that_are_far_off_are_told(tmp_path, case_files):
+    """They are mended by a registration that sets out from the brains' centres; nobody may miss that."""
+    far = sitk.Image(sitk.ReadImage(str(case_files["t1"])))
+    far.SetOrigin(np.add(far.GetOrigin(), (500.0, 0.0, 0.0)).tolist())
+    voxels = sitk.GetArrayFromImage(far)
+    other = sitk.GetImageFromArray((voxels.max() - voxels) * (voxels > 0))
+    other.CopyInformation(far)
+    case = read_case({"T1": sitk.ReadImage(str(case_files["t1"])), "T2": other}, reference="T1")
+    assert case.record.sequences["T2"].start == "centres"
+    assert any("500 mm away" in notice and "not the scanner's" in notice for notice in case.notices)
 
 
 def test_reference_that_is_not_given(refused, case_files):

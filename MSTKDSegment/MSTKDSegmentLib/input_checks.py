@@ -62,10 +62,11 @@ ADC_MM2_S = (3e-4, 3e-3)
 # Of 224 masks of BraTS, 1084 to 1747 ml, the field of view cuts off up to 37 cm2, always at the brain stem.
 LARGEST_CUT_CM2 = 40.0
 CORE_STEP_MM = 4.0
-# Share of the mask that is left when its outermost 4 mm go: 3/4 of a brain, next to nothing of vessels.
+# Share of the mask that is left when its outermost 4 mm go: 4/5 of a brain, next to nothing of vessels.
 LEAST_CORE = 0.3
 
-# Mutual information (bits) that another orientation must win: 0.32 at least on wrong headers, 0 on right ones.
+# Mutual information (bits) that another orientation must win. 222 of 224 wrong headers of 28 patients of BraTS won it,
+# 40 of 42 of six raw volumes with the mask of our own network; none of 224 right ones, nor of 112 tilted heads.
 TURNED_GAIN = 0.15
 
 # --- two brains ---
