@@ -171,6 +171,29 @@ def test_a_mask_that_the_user_gives_is_taken(clinical, images):
     assert dice(found.astype(bool), sitk.GetArrayFromImage(mask).astype(bool)) > 0.97
 
 
+def test_a_mask_for_volumes_that_are_ready_is_taken_and_nothing_moved():
+    image = sitk.BinShrink(sitk.ReadImage(str(SAMPLE / "sample_t1.nii.gz"), sitk.sitkFloat32), [2, 2, 2])
+    half = sitk.GetImageFromArray((sitk.GetArrayFromImage(image) > 0).astype(np.uint8))
+    half.CopyInformation(image)
+    half[:, :, : image.GetSize()[2] // 2] = 0
+    case = read_case({"T1": image}, wishes=Wishes(brain_mask=half))
+    assert case.record.extractor == "mask given by the user" and case.record.turned_degrees == 0
+    found = to_native(case.brain, case.grid, image, is_label=True, matrix=case.matrix("T1"))
+    assert dice(found.astype(bool), sitk.GetArrayFromImage(half).astype(bool)) > 0.97
+
+
+def test_what_one_sequence_does_not_cover_the_other_still_shows(images):
+    """Two skulls, the FLAIR without its upper half: the brain is that of the T1Gd."""
+    whole = images["T1Gd"]
+    axis = int(np.abs(np.reshape(whole.GetDirection(), (3, 3))[2]).argmax())
+    cut = [slice(None)] * 3
+    cut[axis] = slice(0, whole.GetSize()[axis] // 2)
+    lower = sitk.Cast(whole[tuple(cut)] * 2 + 5, sitk.sitkFloat32)
+    alone = read_case({"T1Gd": whole}, wishes=Wishes(extractor="own"))
+    both = read_case({"T1Gd": whole, "FLAIR": lower}, wishes=Wishes(extractor="own", registered=True))
+    assert both.record.brain_ml > 0.95 * alone.record.brain_ml
+
+
 def test_a_mask_beside_the_brain_is_refused(images):
     mask = sitk.Cast(images["T1Gd"] * 0 + 1, sitk.sitkUInt8)
     mask.SetOrigin((5000.0, 0.0, 0.0))

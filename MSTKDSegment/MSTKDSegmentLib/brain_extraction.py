@@ -78,8 +78,6 @@ def _box(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _look(image: sitk.Image, middle: np.ndarray, source: str, device: str) -> sitk.Image:
-    import torch
-
     from .brain_network import SIDE, SPACING_MM, network_input
 
     origin = middle - (SIDE - 1) / 2 * SPACING_MM
@@ -91,12 +89,24 @@ def _look(image: sitk.Image, middle: np.ndarray, source: str, device: str) -> si
         seen = network_input(sitk.GetArrayViewFromImage(cube))
     except ValueError as error:
         raise InputError(f"{source}: no head was found ({error}). Give a volume of the whole head.") from error
+    try:
+        values = _sigmoid(seen, device)
+    except RuntimeError:  # a GPU's memory is full, or it lacks a layer; the CPU takes a second
+        if device == "cpu":
+            raise
+        values = _sigmoid(seen, "cpu")
+    probability = sitk.GetImageFromArray(values)
+    probability.CopyInformation(cube)
+    return probability
+
+
+def _sigmoid(seen: np.ndarray, device: str) -> np.ndarray:
+    import torch
+
     network: Any = _network().to(device)
     with torch.inference_mode():
         logits = network(torch.from_numpy(seen).to(device)[None, None])
-    probability = sitk.GetImageFromArray(torch.sigmoid(logits)[0, 0].float().cpu().numpy())
-    probability.CopyInformation(cube)
-    return probability
+    return np.asarray(torch.sigmoid(logits)[0, 0].float().cpu().numpy())
 
 
 def brain_of(image: sitk.Image) -> Optional[np.ndarray]:

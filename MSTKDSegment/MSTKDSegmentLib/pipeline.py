@@ -27,7 +27,7 @@ from .overlap import Foreground, check_overlap, default_reference, find_foregrou
 from .preparation import prepare
 from .preparation_record import PreparationRecord, Wishes
 from .preprocess import fill_holes, normalise
-from .recognition import Recognition, ready_record, recognise
+from .recognition import Recognition, ready_record, recognise, skull_still_there
 from .regions import NO_CLEAN_UP, CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
 from .volumes import Volume, read_volume, volume_from_image
 from .weights import Bundle, load_network, read_bundle
@@ -138,7 +138,7 @@ def read_case(
         found[name] = find_foreground(volumes[name].image)
     chosen = reference or default_reference({name: v.image for name, v in volumes.items()})
     recognition = recognise(volumes, found, chosen, wishes, cancel)
-    if recognition.challenge_ready and not wishes.bias_correction:
+    if recognition.challenge_ready and not wishes.bias_correction and wishes.brain_mask is None:
         return _ready_case(volumes, found, chosen, recognition, step, notices)
     before = READ_SHARE + CHECK_SHARE
     prepared = prepare(
@@ -181,10 +181,7 @@ def _ready_case(
         brain |= image[MODALITIES.index(name)] != 0
     unstripped = [name for name in order if not found[name].stripped]
     if unstripped:
-        notices.append(
-            f"{', '.join(unstripped)}: the skull seems to be still there, though you said that it is not. The network "
-            "was trained on skull-stripped images; check the result with great care."
-        )
+        notices.append(skull_still_there(unstripped))
     record = ready_record(volumes, masks, chosen, recognition)
     return PreparedCase(volumes, chosen, grid, image, availability(order), tuple(notices), brain, record)
 

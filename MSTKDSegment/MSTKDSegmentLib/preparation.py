@@ -26,7 +26,7 @@ from .look_roles import doubtful_looks
 from .overlap import Foreground, sample_mask
 from .preparation_record import GIVEN, NONE_NEEDED, OWN, PreparationRecord, Wishes
 from .preprocess import Z_RANGE, brain_statistics, fill_holes
-from .recognition import Recognition, mask_ml, sequence_records
+from .recognition import Recognition, mask_ml, sequence_records, skull_still_there
 from .registration import (
     IDENTITY,
     LEAST_INFORMATION,
@@ -48,6 +48,8 @@ Told = Callable[[float, str], None]
 
 # Share of the reference's brain that may fall out of the other's by a registration that makes things better.
 BRAIN_POINTS, LARGEST_LOSS = 3000, 0.05
+# A slab that shares less than this with the reference's brain cannot be registered.
+LEAST_SHARED = 0.5
 # A movement smaller than both is no movement, but the registration's own error.
 SMALLEST_MM, SMALLEST_DEGREES = 0.5, 0.4
 # A head that lies as straight as this is not worth a turn.
@@ -111,7 +113,8 @@ def prepare(
     turn, head_degrees, turned_degrees = run.turned(brains, recognition)
     matrices = {name: composed(registrations[name].matrix, turn) if name in registrations else turn for name in volumes}
     trusted = _trusted(brains, recognition) if best is None else {reference: best}
-    brain_image = _fused(trusted, matrices, turn, volumes[reference].image, brains[reference].mask)
+    images_of = {name: volumes[name].image for name in trusted}
+    brain_image = _fused(trusted, images_of, matrices, turn, volumes[reference].image, brains[reference].mask)
     told(FUSED, "bringing all to the common grid")
     grid, brain = _grid_of(brain_image, _anchor(volumes[reference].image, turn))
     clock.lap("orientation")
@@ -139,7 +142,9 @@ def prepare(
         clock.seconds,
     )
     doubtful = doubtful_looks(volumes, {name: one.mask for name, one in brains.items()})
-    notices = [*run.notices, *_notices(record, volumes), *doubtful]
+    with_skull = [name for name in volumes if recognition.stripped[name] and not found[name].stripped]
+    skull = [skull_still_there(with_skull)] if with_skull else []
+    notices = [*run.notices, *skull, *_notices(record, volumes), *doubtful]
     return Preparation(grid, images, brain, matrices, record, tuple(notices))
 
 
@@ -255,6 +260,14 @@ class _Run:
             found = register(
                 fixed.image, brains[self._reference].mask, moving.image, brains[name].mask, heads, self._cancel
             )
+            shared = self._shared(name, brains, IDENTITY)
+            if found.after < LEAST_INFORMATION and 0 < shared < LEAST_SHARED:
+                self.notices.append(
+                    f"{name} ({moving.source}) shows only {100 * shared:.0f} % of the brain: too little to register it, "
+                    "so it was left where the scanner says. Check that it lies on the others."
+                )
+                results[name] = unmoved(found.before)
+                continue
             if found.after < LEAST_INFORMATION:
                 raise GeometryError(
                     f"{name} ({moving.source}) and {self._reference} ({fixed.source}) cannot be registered: they show "
@@ -273,11 +286,13 @@ class _Run:
 
     def _worse(self, name: str, brains: Mapping[str, _Brain], matrix: np.ndarray) -> bool:
         """Whether the two brains share clearly less than before."""
-        fixed, moving = self._volumes[self._reference].image, self._volumes[name].image
-        points = samples(fixed, brains[self._reference].mask, BRAIN_POINTS).points
+        return self._shared(name, brains, matrix) < self._shared(name, brains, IDENTITY) - LARGEST_LOSS
+
+    def _shared(self, name: str, brains: Mapping[str, _Brain], matrix: np.ndarray) -> float:
+        """Share of the reference's brain that lies in the sequence's, which `matrix` (3, 4) leads to."""
+        points = samples(self._volumes[self._reference].image, brains[self._reference].mask, BRAIN_POINTS).points
         there = points @ matrix[:, :3].T + matrix[:, 3]
-        before, after = (float(sample_mask(brains[name].mask, moving, one).mean()) for one in (points, there))
-        return after < before - LARGEST_LOSS
+        return float(sample_mask(brains[name].mask, self._volumes[name].image, there).mean())
 
     def _pose(self, name: str, brains: Mapping[str, _Brain]) -> np.ndarray:
         """(3, 4) from the template to the volume."""
@@ -289,7 +304,7 @@ class _Run:
         self, brains: Mapping[str, _Brain], recognition: Recognition
     ) -> tuple[np.ndarray, Optional[float], float]:
         """(3, 4) from the canonical space to the reference's; how far the head is turned, and by how much it was."""
-        if self._wishes.upright:
+        if self._wishes.upright or recognition.challenge_ready:
             return IDENTITY.copy(), recognition.head_degrees, 0.0
         self._told(REGISTERED, "finding how the head lies")
         image = self._volumes[self._reference].image
@@ -344,6 +359,7 @@ def _trusted(brains: Mapping[str, _Brain], recognition: Recognition) -> dict[str
 
 def _fused(
     probabilities: Mapping[str, sitk.Image],
+    images: Mapping[str, sitk.Image],
     matrices: Mapping[str, np.ndarray],
     turn: np.ndarray,
     reference: sitk.Image,
@@ -362,7 +378,11 @@ def _fused(
             np.eye(3).ravel().tolist(), -1.0,
         )  # fmt: skip
         values = sitk.GetArrayViewFromImage(there)
-        known = values >= 0
+        # Where a sequence has no voxels it says nothing, whatever the network made of the emptiness.
+        seen = sitk.Image(images[name].GetSize(), sitk.sitkUInt8) + 1
+        seen.CopyInformation(images[name])
+        covered = sitk.Resample(seen, there, as_transform(matrices[name]), sitk.sitkNearestNeighbor, 0)
+        known = (values >= 0) & (sitk.GetArrayViewFromImage(covered) > 0)
         total[known] += values[known]
         weight[known] += 1
     mean = total / np.maximum(weight, 1)
@@ -408,7 +428,7 @@ def _on_native(brain: sitk.Image, image: sitk.Image, matrix: np.ndarray) -> np.n
 def _notices(record: PreparationRecord, volumes: Mapping[str, Volume]) -> list[str]:
     """What a user must know: what was done to the volumes, and what looks wrong with them."""
     notices = []
-    if record.extractor != NONE_NEEDED:
+    if record.extractor not in (NONE_NEEDED, GIVEN):
         notices.append(
             f"The skull was removed here ({record.extractor}; brain {record.brain_ml:.0f} ml). Check the brain's "
             "outline before you rely on the result."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
 
@@ -61,8 +61,6 @@ def recognise(
     stripped = {
         name: found[name].stripped if wishes.skull_stripped is None else wishes.skull_stripped for name in volumes
     }
-    if wishes.brain_mask is not None:
-        stripped[reference] = stripped[reference] and wishes.skull_stripped is True
     offsets: dict[str, Misalignment] = {}
     alone = len(volumes) == 1
     registered = alone or bool(wishes.registered)
@@ -107,6 +105,14 @@ def _same_grid(first: sitk.Image, second: sitk.Image) -> bool:
             (first.GetSpacing(), second.GetSpacing()),
             (first.GetDirection(), second.GetDirection()),
         )
+    )
+
+
+def skull_still_there(names: Sequence[str]) -> str:
+    """What to tell of volumes that the user calls skull-stripped and that do not look so."""
+    return (
+        f"{', '.join(names)}: the skull seems to be still there, though you said that it is not. The network was "
+        "trained on skull-stripped images; check the result with great care."
     )
 
 

@@ -295,7 +295,10 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
                 temporary[request.probabilities], segmentation.region_probabilities, reference, metadata=metadata
             )
         if request.keep is not None:
-            write_kept(segmentation.case, {path: temporary[path] for path in request.kept})
+            try:
+                write_kept(segmentation.case, {path: temporary[path] for path in request.kept})
+            except RuntimeError as error:  # ITK's kind of a full disk
+                raise OutputError(f"{request.keep} could not be written; check free space and permissions.") from error
         for path in request.reports:
             write_report(
                 temporary[path],
