@@ -263,7 +263,7 @@ class _Run:
             shared = self._shared(name, brains, IDENTITY)
             if found.after < LEAST_INFORMATION and 0 < shared < LEAST_SHARED:
                 self.notices.append(
-                    f"{name} ({moving.source}) shows only {100 * shared:.0f} % of the brain: too little to register it, "
+                    f"{name} ({moving.source}) shows only {100 * shared:.0f} % of the brain: too little to register, "
                     "so it was left where the scanner says. Check that it lies on the others."
                 )
                 results[name] = unmoved(found.before)
