@@ -56,7 +56,7 @@ def is_registered(inputs: Mapping[str, InputFacts], choice: PreparationChoice) -
     """Whether the sequences will surely be registered to each other."""
     if len(inputs) < 2 or choice.registered is True:
         return False
-    return choice.registered is False or _masked(choice) or bool(skulls(inputs, choice))
+    return choice.registered is False or bool(skulls(inputs, choice))
 
 
 def is_prepared(inputs: Mapping[str, InputFacts], choice: PreparationChoice) -> bool:
