@@ -15,7 +15,7 @@ from typing import Any, Callable
 import numpy as np
 import SimpleITK as sitk
 from MSTKDSegmentLib.alignment import rigid_matrix, samples
-from MSTKDSegmentLib.geometry import to_native
+from MSTKDSegmentLib.geometry import array_to_image, to_native
 from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.modalities import MODALITIES
 from MSTKDSegmentLib.overlap import find_foreground
@@ -76,19 +76,13 @@ def degraded(case: LabelledCase, seed: int, shell: bool, sequences: Sequence[str
             image, matrices[name], matrices[name][:, :3] @ middle + matrices[name][:, 3], turn, axis
         )
     labels = our_labels(case, read_label_values(case))
-    return ClinicalCase(acquired, matrices, labels, _image(mask.astype(np.uint8), first), thick)
+    return ClinicalCase(acquired, matrices, labels, array_to_image(mask, first), thick)
 
 
 def _along(rng: np.random.Generator, length: float) -> np.ndarray:
     """A vector (3,) of this length in a random direction."""
     vector = rng.normal(size=3)
     return vector * (length / np.linalg.norm(vector))
-
-
-def _image(array: np.ndarray, like: sitk.Image) -> sitk.Image:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.CopyInformation(like)
-    return image
 
 
 def _with_shell(image: sitk.Image, mask: np.ndarray, levels: Sequence[float], rng: np.random.Generator) -> sitk.Image:
@@ -167,8 +161,7 @@ def _errors(clinical: ClinicalCase, case: PreparedCase) -> dict[str, float]:
         if name == REFERENCE:
             continue
         true = composed(clinical.matrices[name], inverted(to_reference))
-        there, back = case.matrix(name), case.matrix(REFERENCE)
-        found = np.eye(3, 4) if there is None or back is None else composed(there, inverted(back))
+        found = case.matrix_from_reference(name)
         errors[name] = distance_mm(found, true, here.tolist())
     return errors
 

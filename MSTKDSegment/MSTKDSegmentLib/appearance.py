@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from .errors import WeightsError
 from .modalities import MODALITIES
+from .shipped_files import shipped_file
 from .translation import _
 
 MODEL = "sequence-appearance.json"
@@ -123,12 +124,7 @@ class Model:
 
 def model_path() -> Path:
     """The classifier that ships. Raises WeightsError where it is missing."""
-    here = Path(__file__).resolve().parent
-    for root in (here.parent, here):
-        path = root / "Resources" / "Models" / MODEL
-        if path.is_file():
-            return path
-    raise WeightsError(f"{MODEL} is missing; reinstall the software")
+    return shipped_file("Models", MODEL)
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from .errors import InputError, WeightsError
 from .overlap import brain_alone, find_foreground
 from .registration import coarser
+from .shipped_files import shipped_file
 from .volume_checks import voxel_columns
 from .weights import read_bundle
 
@@ -27,12 +28,7 @@ BRAIN_ML = (700.0, 2200.0)
 
 def bundle_path() -> Path:
     """The weights that ship. Raises WeightsError where they are missing."""
-    here = Path(__file__).resolve().parent
-    for root in (here.parent, here):
-        path = root / "Resources" / "Models" / BUNDLE
-        if path.is_file():
-            return path
-    raise WeightsError(f"{BUNDLE} is missing; reinstall the software")
+    return shipped_file("Models", BUNDLE)
 
 
 @lru_cache(maxsize=1)

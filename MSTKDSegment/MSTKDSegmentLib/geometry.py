@@ -177,7 +177,7 @@ def _same_space(matrix: Optional[np.ndarray]) -> bool:
 
 
 def _transform(matrix: Optional[np.ndarray]) -> sitk.Transform:
-    return sitk.Transform() if matrix is None else as_transform(matrix)
+    return sitk.Transform() if matrix is None or _same_space(matrix) else as_transform(matrix)
 
 
 def _smoothed_for_1mm(image: sitk.Image) -> sitk.Image:

@@ -23,7 +23,6 @@ import SimpleITK as sitk
 from .errors import OutputError
 from .modalities import MODALITIES
 from .preparation_record import Wishes
-from .registration import IDENTITY
 from .volumes import Volume
 
 if TYPE_CHECKING:
@@ -144,11 +143,10 @@ def write_result(folder: Path, result: Segmentation, keep: bool = False) -> None
 
 def prepared_geometry(case: PreparedCase) -> dict[str, Any]:
     """Where the prepared volumes of `case` lie, for JSON: {"origin", "size", "matrices"}, see `Prepared`."""
-    found = {name: case.matrix(name) for name in case.subset}
     return {
         "origin": case.grid.origin,
         "size": case.grid.size,
-        "matrices": {name: (IDENTITY if matrix is None else matrix).tolist() for name, matrix in found.items()},
+        "matrices": {name: case.matrix(name).tolist() for name in case.subset},
     }
 
 

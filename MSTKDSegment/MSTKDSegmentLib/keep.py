@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from .geometry import array_to_image, to_native
 from .modalities import MODALITIES
-from .registration import IDENTITY, as_transform
+from .registration import as_transform
 
 if TYPE_CHECKING:
     from .pipeline import PreparedCase
@@ -42,10 +42,7 @@ def write_kept(case: PreparedCase, paths: Mapping[Path, Path]) -> None:
     for name in case.subset:
         prepared = canonical_image(case, case.image[MODALITIES.index(name)])
         sitk.WriteImage(prepared, str(places[f"{name}_prepared.nii.gz"]), useCompression=True)
-        matrix = case.matrix(name)
-        sitk.WriteTransform(
-            as_transform(IDENTITY if matrix is None else matrix), str(places[f"canonical_to_{name}.tfm"])
-        )
+        sitk.WriteTransform(as_transform(case.matrix(name)), str(places[f"canonical_to_{name}.tfm"]))
     brain = canonical_image(case, case.brain.astype(np.uint8))
     sitk.WriteImage(brain, str(places[BRAIN]), useCompression=True)
     native = to_native(

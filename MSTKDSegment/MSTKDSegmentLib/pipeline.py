@@ -29,6 +29,7 @@ from .preparation_record import PreparationRecord, Wishes
 from .preprocess import fill_holes, normalise
 from .recognition import Recognition, ready_record, recognise, skull_still_there
 from .regions import NO_CLEAN_UP, CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
+from .registration import IDENTITY, composed, inverted
 from .volumes import Volume, read_volume, volume_from_image
 from .weights import Bundle, load_network, read_bundle
 
@@ -76,9 +77,13 @@ class PreparedCase:
     def reference_image(self) -> sitk.Image:
         return self.volumes[self.reference].image
 
-    def matrix(self, name: str) -> np.ndarray | None:
-        """(3, 4) from the grid's space to the sequence's; None where they share one."""
-        return self.matrices.get(name)
+    def matrix(self, name: str) -> np.ndarray:
+        """(3, 4) from the grid's space to the sequence's."""
+        return self.matrices.get(name, IDENTITY)
+
+    def matrix_from_reference(self, name: str) -> np.ndarray:
+        """(3, 4) from the reference's space to the sequence's, as the registration found it."""
+        return composed(self.matrix(name), inverted(self.matrix(self.reference)))
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,17 @@ from typing import Callable, Optional
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 from .alignment import samples
 from .bias_field import corrected
 from .brain_extraction import brain_probability, mask_on
 from .errors import Cancelled, GeometryError, InputError
-from .geometry import CanonicalGrid, grid_around, to_canonical
+from .geometry import CanonicalGrid, array_to_image, grid_around, to_canonical
 from .input_checks import check_brain, check_orientation, check_pairs, together
 from .look_roles import doubtful_looks
 from .overlap import Foreground, sample_mask
 from .preparation_record import GIVEN, NONE_NEEDED, OWN, PreparationRecord, Wishes
-from .preprocess import Z_RANGE, brain_statistics, fill_holes
+from .preprocess import Z_RANGE, brain_statistics, fill_holes, largest_piece
 from .recognition import Recognition, mask_ml, sequence_records, skull_still_there
 from .registration import (
     IDENTITY,
@@ -59,7 +58,7 @@ FAR_MM = 40.0
 FUSION_MM, FUSION_MARGIN_MM = 2.0, 20.0
 LEAST_BRAIN_ML = 100.0
 # Shares of the preparation's progress.
-EXTRACTED, REGISTERED, TURNED, FUSED = 0.3, 0.75, 0.8, 0.85
+EXTRACTED, REGISTERED, FUSED = 0.3, 0.75, 0.85
 
 
 @dataclass(frozen=True)
@@ -104,17 +103,18 @@ def prepare(
     run = _Run(volumes, reference, wishes, told, cancel, device)
     clock = _Clock()
     brains = {name: run.brain_of(name, found[name], recognition.stripped[name], n) for n, name in enumerate(volumes)}
+    masks = {name: one.mask for name, one in brains.items()}
     best, extractor = run.best_mask(brains, recognition)
     wrong_headers = run.checked(brains)
     clock.lap("brain extraction")
     registrations = {} if recognition.registered else run.registered(brains, wrong_headers)
-    run.notices += check_pairs(volumes, {name: one.mask for name, one in brains.items()}, reference, registrations)
+    run.notices += check_pairs(volumes, masks, reference, registrations)
     clock.lap("registration")
     turn, head_degrees, turned_degrees = run.turned(brains, recognition)
     matrices = {name: composed(registrations[name].matrix, turn) if name in registrations else turn for name in volumes}
     trusted = _trusted(brains, recognition) if best is None else {reference: best}
     images_of = {name: volumes[name].image for name in trusted}
-    brain_image = _fused(trusted, images_of, matrices, turn, volumes[reference].image, brains[reference].mask)
+    brain_image = _fused(trusted, images_of, matrices, turn, volumes[reference].image, masks[reference])
     told(FUSED, "bringing all to the common grid")
     grid, brain = _grid_of(brain_image, _anchor(volumes[reference].image, turn))
     clock.lap("orientation")
@@ -124,12 +124,12 @@ def prepare(
         image = volumes[name].image
         inside = _on_native(brain_image, image, matrices[name])
         if recognition.stripped[name]:
-            inside &= brains[name].mask
+            inside &= masks[name]
         images[name] = run.normalised(name, inside, grid, brain, matrices[name], recognition.stripped[name])
     clock.lap("normalisation")
     record = PreparationRecord(
         reference,
-        sequence_records(volumes, {name: one.mask for name, one in brains.items()}, recognition, registrations),
+        sequence_records(volumes, masks, recognition, registrations),
         all(recognition.stripped.values()),
         recognition.registered,
         recognition.upright and not turned_degrees,
@@ -141,7 +141,7 @@ def prepare(
         wishes.bias_correction,
         clock.seconds,
     )
-    doubtful = doubtful_looks(volumes, {name: one.mask for name, one in brains.items()})
+    doubtful = doubtful_looks(volumes, masks)
     with_skull = [name for name in volumes if recognition.stripped[name] and not found[name].stripped]
     skull = [skull_still_there(with_skull)] if with_skull else []
     notices = [*run.notices, *skull, *_notices(record, volumes), *doubtful]
@@ -185,7 +185,7 @@ class _Run:
             return self._given(self._wishes.brain_mask)
         if stripped:
             mask = fill_holes(found.mask)
-            return _Brain(_image_of(mask.astype(np.float32), volume.image), mask)
+            return _Brain(array_to_image(mask.astype(np.float32), volume.image), mask)
         probability = brain_probability(volume.image, volume.source, self._device())
         mask = mask_on(probability, volume.image)
         if mask_ml(mask, volume.image) < LEAST_BRAIN_ML:
@@ -213,7 +213,7 @@ class _Run:
         for one in usable:
             mask = self._by_specialist(one, required=asked != "auto")
             if mask is not None:
-                return _image_of(mask.astype(np.float32), self._volumes[self._reference].image), one.title
+                return array_to_image(mask.astype(np.float32), self._volumes[self._reference].image), one.title
         return None, OWN
 
     def _given(self, mask: sitk.Image) -> _Brain:
@@ -335,14 +335,8 @@ class _Run:
         scores = np.clip((voxels - mean) / deviation, *Z_RANGE).astype(np.float32)
         if stripped:  # zero, which is the brain's mean, and not "dark"
             scores[~inside] = 0.0
-        canonical = to_canonical(_image_of(scores, image), grid, matrix=matrix)
+        canonical = to_canonical(array_to_image(scores, image), grid, matrix=matrix)
         return np.where(brain, canonical, np.float32(0.0))
-
-
-def _image_of(array: np.ndarray, like: sitk.Image) -> sitk.Image:
-    image = sitk.GetImageFromArray(array)
-    image.CopyInformation(like)
-    return image
 
 
 def _rigid(matrix: np.ndarray, image: sitk.Image, brain: _Brain) -> np.ndarray:
@@ -386,19 +380,12 @@ def _fused(
         total[known] += values[known]
         weight[known] += 1
     mean = total / np.maximum(weight, 1)
-    piece = _largest_without_holes(mean > 0.5)
+    piece = fill_holes(largest_piece(mean > 0.5))
     # Interpolation between voxels keeps the border where it is, but nothing else is brain and no hole is left.
     image = sitk.GetImageFromArray(np.where(piece, np.maximum(mean, 0.51), np.minimum(mean, 0.49)))
     image.SetOrigin(low.tolist())
     image.SetSpacing([FUSION_MM] * 3)
     return image
-
-
-def _largest_without_holes(mask: np.ndarray) -> np.ndarray:
-    numbered, count = ndimage.label(mask)
-    if count > 1:
-        mask = numbered == 1 + np.bincount(numbered.ravel())[1:].argmax()
-    return fill_holes(mask)
 
 
 def _anchor(reference: sitk.Image, turn: np.ndarray) -> np.ndarray:

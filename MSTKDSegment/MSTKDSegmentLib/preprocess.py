@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 # Intensities beyond these percentiles of the brain (vessels, artefacts) do not enter the mean and deviation.
 STATISTICS_PERCENTILES = (0.5, 99.5)
 # Z-scores are cut here: enhancing tumour reaches about 6 on T1Gd, artefacts far more.
 Z_RANGE = (-5.0, 8.0)
+
+
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """(D, H, W) bool: of the pieces of `mask` that do not touch by their faces the one of most voxels."""
+    numbered, count = ndimage.label(mask)
+    return mask if count < 2 else np.asarray(numbered == 1 + np.bincount(numbered.ravel())[1:].argmax())
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from .geometry import array_to_image, to_native
 from .pipeline import PreparedCase
 from .regions import bounding_box, require_labels
-from .registration import IDENTITY, as_transform, composed, inverted
+from .registration import as_transform, composed, inverted
 from .report_case import PLANES, Plane, turned_to_lps
 from .report_picture import grey_window, slice_position
 
@@ -127,16 +127,10 @@ def labels_on(case: PreparedCase, labels: np.ndarray, name: str) -> np.ndarray:
     image = array_to_image(require_labels(labels), case.reference_image)
     if name == case.reference:
         return sitk.GetArrayFromImage(image)
-    here, there = (matrix_to(case, one) for one in (case.reference, name))
+    here, there = (case.matrix(one) for one in (case.reference, name))
     transform = as_transform(composed(here, inverted(there)))
     there_image = sitk.Resample(image, case.volumes[name].image, transform, sitk.sitkNearestNeighbor, 0.0)
     return sitk.GetArrayFromImage(there_image)
-
-
-def matrix_to(case: PreparedCase, name: str) -> np.ndarray:
-    """(3, 4) from the canonical space to that of the sequence `name`."""
-    matrix = case.matrix(name)
-    return IDENTITY if matrix is None else matrix
 
 
 def _grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:

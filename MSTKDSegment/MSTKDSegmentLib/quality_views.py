@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from .pipeline import PreparedCase
 from .preparation_record import SequenceRecord
-from .quality_slices import MARGIN_MM, Colour, Cut, Shown, labels_on, matrix_to, middle_of
+from .quality_slices import MARGIN_MM, Colour, Cut, Shown, labels_on, middle_of
 from .regions import LABELS, bounding_box, volumes_ml, voxel_volume_ml
 from .registration import as_transform
 from .report_case import PLANES, Plane, fullest_slices
@@ -52,9 +52,9 @@ def registration_rows(case: PreparedCase, shown: Mapping[str, Shown]) -> list[Ro
     for name, record in case.record.sequences.items():
         if name == case.reference:
             continue
-        matrix = matrix_to(case, name)
+        matrix = case.matrix(name)
         if record.moved:
-            scanner = matrix_to(case, case.reference)
+            scanner = case.matrix(case.reference)
             before = _pair(case, shown, name, scanner, "before registration", _before_text(record))
             rows.append((before, _pair(case, shown, name, matrix, "after registration", _after_text(record))))
         else:
@@ -79,7 +79,7 @@ def _pair(
     cuts = []
     for plane in PLANES:
         sides = [slice(n, n + 1) if axis == plane.axis else box[axis] for axis, n in enumerate(middle)]
-        first = _sampled(case, case.reference, matrix_to(case, case.reference), plane, sides, shown)
+        first = _sampled(case, case.reference, case.matrix(case.reference), plane, sides, shown)
         second = _sampled(case, name, matrix, plane, sides, shown)
         title = f"{plane.name}, {slice_position(place, plane.axis, (0, 0, 0))}"
         tiles = tiles_of(first.shape, TILE_MM)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,11 +16,23 @@ from .registration import CancelCheck, Registration
 from .template import degrees_of, pose_of, rigid_part
 from .volumes import Volume
 
+
+class _Limits(NamedTuple):
+    """Bits to be won, and the distance or the turn that go with it, beyond which a sequence counts as moved."""
+
+    gain: float
+    mm: float
+    degrees: float
+
+    @classmethod
+    def of(cls, image: sitk.Image, reference: sitk.Image) -> _Limits:
+        return SAME_GRID if _same_grid(image, reference) else OTHER_GRID
+
+
 # Sequences that share one grid and are stripped were registered by somebody: only plain evidence speaks against it.
 # The mutual information of such pairs of 56 patients of BraTS is highest up to 6 mm or 3 degrees away, and up to 0.3
 # bits higher there, but never both 3 mm or 3 degrees away and more than 0.1 bits higher.
-SAME_GRID_GAIN, SAME_GRID_MM, SAME_GRID_DEGREES = 0.1, 3.0, 3.0
-OTHER_GRID_GAIN, OTHER_GRID_MM, OTHER_GRID_DEGREES = 0.03, 2.0, 1.5
+SAME_GRID, OTHER_GRID = _Limits(0.1, 3.0, 3.0), _Limits(0.03, 2.0, 1.5)
 # Heads of those patients lie up to 9 degrees from the template's pose (one, whose pose is not found, 19), and MNI's own
 # 13 degrees: the network copes.
 UPRIGHT_DEGREES = 20.0
@@ -81,20 +93,19 @@ def _misalignments(
 ) -> dict[str, Misalignment]:
     probe = samples(volumes[reference].image, found[reference].mask)
     others = {name: volume.image for name, volume in volumes.items() if name != reference}
-    # Far below what speaks against the registration, a closer look would change nothing.
-    gains = {
-        name: SAME_GRID_GAIN if _same_grid(image, volumes[reference].image) else OTHER_GRID_GAIN
+    return {
+        # Far below what speaks against the registration, a closer look would change nothing.
+        name: misalignment(probe, image, worth_a_round=_Limits.of(image, volumes[reference].image).gain / 2)
         for name, image in others.items()
     }
-    return {name: misalignment(probe, image, worth_a_round=gains[name] / 2) for name, image in others.items()}
 
 
 def _moved(offset: Misalignment, volume: Volume, reference: Volume) -> bool:
-    if _same_grid(volume.image, reference.image):
-        far = offset.millimetres > SAME_GRID_MM or offset.degrees > SAME_GRID_DEGREES
-        return far and offset.best - offset.here > SAME_GRID_GAIN
-    far = offset.millimetres > OTHER_GRID_MM or offset.degrees > OTHER_GRID_DEGREES
-    return offset.here == 0.0 or (far and offset.best - offset.here > OTHER_GRID_GAIN)
+    limits = _Limits.of(volume.image, reference.image)
+    if limits is OTHER_GRID and offset.here == 0.0:
+        return True
+    far = offset.millimetres > limits.mm or offset.degrees > limits.degrees
+    return far and offset.best - offset.here > limits.gain
 
 
 def _same_grid(first: sitk.Image, second: sitk.Image) -> bool:

@@ -24,7 +24,7 @@ from .pipeline import PreparedCase, Progress, Segmentation, Segmenter, read_case
 from .preparation_record import Wishes
 from .quality_report import QUALITY_ENDINGS, write_quality_report
 from .regions import LABELS, REGIONS, from_convention, voxel_volume_ml
-from .registration import as_transform, composed, inverted
+from .registration import as_transform
 from .report import REPORT_ENDINGS, write_report
 from .segmentation_io import (
     PROBABILITY_ENDINGS,
@@ -356,18 +356,12 @@ def _report_provenance(result: CaseResult) -> dict[str, str]:
 def _on_reference_grid(case: PreparedCase) -> dict[str, np.ndarray]:
     reference = case.reference_image
     moved = {
-        name: sitk.Resample(volume.image, reference, _from_reference(case, name), sitk.sitkLinear, 0.0)
+        name: sitk.Resample(
+            volume.image, reference, as_transform(case.matrix_from_reference(name)), sitk.sitkLinear, 0.0
+        )
         for name, volume in case.volumes.items()
     }
     return {name: sitk.GetArrayFromImage(image) for name, image in moved.items()}
-
-
-def _from_reference(case: PreparedCase, name: str) -> sitk.Transform:
-    """Takes points of the reference's space to the sequence's, as the registration found it."""
-    there, here = case.matrix(name), case.matrix(case.reference)
-    if there is None or here is None:
-        return sitk.Transform()
-    return as_transform(composed(there, inverted(here)))
 
 
 def print_result(result: CaseResult) -> None:

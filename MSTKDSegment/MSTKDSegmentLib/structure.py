@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from .overlap import sample_mask
 from .registration import IDENTITY
 from .volume_checks import voxel_columns
 
@@ -66,7 +67,7 @@ def likeness(
     matrix = IDENTITY if matrix is None else matrix
     points = _interior(fixed, fixed_mask)
     there = points @ matrix[:, :3].T + matrix[:, 3]
-    both = _inside(moving, moving_mask, there)
+    both = sample_mask(moving_mask, moving, there)
     if np.count_nonzero(both) < LEAST_POINTS:
         return None
     points, there = points[both], there[both]
@@ -89,15 +90,6 @@ def _interior(image: sitk.Image, mask: np.ndarray) -> np.ndarray:
     if len(index) > POINTS:
         index = index[np.random.default_rng(0).choice(len(index), POINTS, replace=False)]
     return index[:, ::-1] * steps @ voxel_columns(image).T + image.GetOrigin()
-
-
-def _inside(image: sitk.Image, mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    index = np.rint((points - image.GetOrigin()) @ np.linalg.inv(voxel_columns(image)).T).astype(int)
-    on_image = ((index >= 0) & (index < image.GetSize())).all(axis=1)
-    result = np.zeros(len(points), bool)
-    x, y, z = index[on_image].T
-    result[on_image] = mask[z, y, x]
-    return result
 
 
 def _values(image: sitk.Image, points: np.ndarray) -> np.ndarray:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import WeightsError
 from .registration import LEVELS_MM, CancelCheck, as_matrix, brain_only, centre, coarser, mask_on, optimised_level
+from .shipped_files import shipped_file
 
 TEMPLATE = "brain-template.nii.gz"
 
@@ -20,12 +19,7 @@ def template() -> sitk.Image:
     """MNI152 (T1, skull-stripped, 2 mm, LPS) in the mean pose and size of the training patients; its brain's centre
     of gravity is at 0.
     """
-    here = Path(__file__).resolve().parent
-    for root in (here.parent, here):
-        path = root / "Resources" / "Templates" / TEMPLATE
-        if path.is_file():
-            return sitk.ReadImage(str(path), sitk.sitkFloat32)
-    raise WeightsError(f"{TEMPLATE} is missing; reinstall the software")
+    return sitk.ReadImage(str(shipped_file("Templates", TEMPLATE)), sitk.sitkFloat32)
 
 
 def pose_of(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import WeightsError
+from .shipped_files import places
 
 if TYPE_CHECKING:
     from .network import MSTKDNet
@@ -50,12 +51,11 @@ class Bundle:
 
 def default_bundle_path() -> Path:
     """The bundle shipped with the product: beside the package (Slicer, checkout) or inside it (a wheel)."""
-    here = Path(__file__).resolve().parent
-    places = [root / "Resources" / "Models" / DEFAULT_NAME for root in (here.parent, here)]
-    for place in places:
+    known = places("Models", DEFAULT_NAME)
+    for place in known:
         if place.is_file():
             return place
-    raise WeightsError(f"the shipped weights are missing ({places[0]}); reinstall, or give a bundle with --weights")
+    raise WeightsError(f"the shipped weights are missing ({known[0]}); reinstall, or give a bundle with --weights")
 
 
 def write_bundle(path: Path, state: Mapping[str, Any], card: Mapping[str, Any]) -> str:

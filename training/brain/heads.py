@@ -18,7 +18,7 @@ from MSTKDSegmentLib.brain_network import SIDE, SPACING_MM, network_input
 from MSTKDSegmentLib.errors import InputError
 from MSTKDSegmentLib.modalities import MODALITIES
 from MSTKDSegmentLib.overlap import brain_alone
-from MSTKDSegmentLib.preprocess import fill_holes
+from MSTKDSegmentLib.preprocess import fill_holes, largest_piece
 from MSTKDSegmentLib.volumes import read_volume
 from scipy import ndimage
 from torch.nn import functional as F
@@ -72,8 +72,8 @@ def read_brain(case: LabelledCase) -> Brain:
     return Brain(torch.stack(stack).half(), pooled.half())
 
 
-def read_head(path: Path, brain_path: Path, clusters_seed: int = 0) -> Head:
-    """An atlas's head and, from its skull-stripped copy, its brain mask; tissues are found by k-means."""
+def read_head(path: Path, brain_path: Path) -> Head:
+    """An atlas's head and, from its skull-stripped copy, its brain mask; tissues are six equal shares of its grey levels."""
     image, stripped = (sitk.DICOMOrient(read_volume(p).image, "LPS") for p in (path, brain_path))
     array, inner = sitk.GetArrayFromImage(image), sitk.GetArrayViewFromImage(stripped)
     if array.shape != inner.shape:
@@ -82,7 +82,7 @@ def read_head(path: Path, brain_path: Path, clusters_seed: int = 0) -> Head:
     mask = _closed(inner != values[counts.argmax()], image)
     scaled = array / float(np.median(array[mask]))
     head = ndimage.binary_fill_holes(ndimage.binary_closing(scaled > 0.2, iterations=3))
-    head = _largest(np.asarray(head)) | mask
+    head = largest_piece(np.asarray(head)) | mask
     outside = head & ~ndimage.binary_dilation(mask, iterations=1)
     edges = np.quantile(scaled[outside], np.linspace(0, 1, TISSUES + 1)[1:-1])
     labels = np.where(outside, 1 + np.digitize(scaled, edges), 0)
@@ -104,13 +104,6 @@ def _closed(mask: np.ndarray, image: sitk.Image, radius_mm: float = 6.0) -> np.n
     closed = np.asarray(ndimage.binary_closing(around, iterations=rounds))
     inner = (slice(rounds, -rounds),) * 3
     return fill_holes(closed[inner])
-
-
-def _largest(mask: np.ndarray) -> np.ndarray:
-    numbered, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return np.asarray(numbered == 1 + np.bincount(numbered.ravel())[1:].argmax())
 
 
 def _pooled(array: np.ndarray, image: sitk.Image) -> torch.Tensor:
@@ -182,13 +175,12 @@ class HeadMaker:
 
     def _recoloured(self, values: torch.Tensor) -> torch.Tensor:
         """Another contrast: a random curve, which need not rise, over the intensities."""
-        steps = torch.linspace(0, 2, 7)
         levels = torch.rand(7, generator=self._torch) * 1.2 + 0.2
         if self._rng.random() < 0.6:
             levels = torch.sort(levels, descending=bool(self._rng.random() < 0.5)).values
         place = (values.clamp(0, 1.999) / 2) * 6
         low = place.long()
-        return levels[low] + (place - low) * (levels[(low + 1).clamp(max=6)] - levels[low]) * (steps[1] * 3)
+        return levels[low] + (place - low) * (levels[(low + 1).clamp(max=6)] - levels[low])
 
     def _with_head(
         self, head: Head, brain: Brain, points: torch.Tensor, mask: torch.Tensor, inside: torch.Tensor
