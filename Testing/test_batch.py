@@ -129,6 +129,24 @@ def test_one_of_two_outputs_lost(run, tmp_path, out):
     assert summary(out)["anna"]["status"] == "ok"
 
 
+def test_two_cases_whose_reports_would_be_one_file_are_refused(run, tmp_path, out):
+    for name in ("anna", "anna-quality"):
+        write_case(tmp_path / "cases" / name, t2=3)
+    code, printed = run(tmp_path / "cases", "--reports")
+    assert code != 0 and "rename one of the cases" in printed["error"]["message"]
+    assert not out.exists()
+    assert run(tmp_path / "cases")[1]["ok"] == ["anna", "anna-quality"]  # without reports nothing collides
+
+
+def test_a_home_folder_for_what_is_kept_is_found_again(run, tmp_path, out, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write_case(tmp_path / "cases" / "anna", t2=3)
+    assert run(tmp_path / "cases", "--keep", "~/kept")[1]["ok"] == ["anna"]
+    assert (tmp_path / "kept" / "anna" / "T2_prepared.nii.gz").is_file()
+    assert run(tmp_path / "cases", "--keep", "~/kept")[1]["skipped"] == ["anna"]
+
+
 def test_lost_output_is_made_again(run, tmp_path, out):
     write_case(tmp_path / "cases" / "anna", t2=3)
     assert run(tmp_path / "cases", "--reports")[1]["ok"] == ["anna"]

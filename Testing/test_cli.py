@@ -16,6 +16,7 @@ from MSTKDSegmentLib.appearance import Look
 from MSTKDSegmentLib.cli import main
 from MSTKDSegmentLib.errors import RoleError
 from MSTKDSegmentLib.modalities import MODALITIES
+from MSTKDSegmentLib.preparation_record import EXTRACTORS
 from MSTKDSegmentLib.regions import CONVENTIONS
 from MSTKDSegmentLib.segmentation_io import SEGMENTATION_ENDINGS
 
@@ -351,3 +352,4 @@ def test_help_imports_nothing_slow():
 def test_choices_agree_with_the_library():
     assert set(cli.GROUND_TRUTH_CONVENTIONS) == set(CONVENTIONS)
     assert set(cli.BATCH_FORMATS) == set(SEGMENTATION_ENDINGS)
+    assert tuple(cli.BRAIN_EXTRACTORS) == EXTRACTORS

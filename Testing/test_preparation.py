@@ -11,15 +11,16 @@ import SimpleITK as sitk
 
 pytest.importorskip("torch")
 
-from MSTKDSegmentLib import preparation
-from MSTKDSegmentLib.alignment import samples
+from MSTKDSegmentLib import brain_search, preparation, specialists
+from MSTKDSegmentLib.alignment import rigid_matrix, samples
 from MSTKDSegmentLib.bias_field import corrected
+from MSTKDSegmentLib.brain_extraction import brain_probability
 from MSTKDSegmentLib.errors import Cancelled, GeometryError, InputError
 from MSTKDSegmentLib.geometry import to_native
 from MSTKDSegmentLib.keep import kept_files, write_kept
 from MSTKDSegmentLib.pipeline import PreparedCase, read_case
-from MSTKDSegmentLib.preparation_record import Wishes
-from MSTKDSegmentLib.registration import composed, distance_mm, inverted
+from MSTKDSegmentLib.preparation_record import READY, Wishes
+from MSTKDSegmentLib.registration import as_transform, centre, composed, distance_mm, inverted
 from MSTKDSegmentLib.specialists import SpecialistFailed
 from phantom import dice
 
@@ -56,8 +57,6 @@ def case(images, told) -> PreparedCase:
 
 
 def brain_on(clinical: ClinicalCase, image: sitk.Image, name: str) -> np.ndarray:
-    from MSTKDSegmentLib.registration import as_transform
-
     back = as_transform(inverted(clinical.matrices[name]))
     return sitk.GetArrayFromImage(sitk.Resample(clinical.brain, image, back, sitk.sitkNearestNeighbor, 0)) > 0
 
@@ -154,9 +153,64 @@ def test_what_was_done_can_be_kept(case, tmp_path):
     np.testing.assert_allclose(
         transform.TransformPoint(point.tolist()), matrix[:, :3] @ point + matrix[:, 3], atol=1e-6
     )
-    native = sitk.ReadImage(str(tmp_path / "brain_mask_native.nii.gz"))
+    native = sitk.ReadImage(str(tmp_path / "brain_mask_native.nrrd"))
     assert native.GetSize() == case.reference_image.GetSize()
+    expected = to_native(case.brain, case.grid, case.reference_image, is_label=True, matrix=case.matrix("T1Gd"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(native), expected)
     assert '"source": "image in memory"' in (tmp_path / "preparation.json").read_text(encoding="utf-8")
+
+
+def test_the_brain_of_a_sheared_reference_is_kept_where_it_is(tmp_path):
+    image = sitk.BinShrink(sitk.ReadImage(str(SAMPLE / "sample_t1.nii.gz"), sitk.sitkFloat32), [4, 4, 4])
+    sheared = sitk.Image(image)
+    direction = np.reshape(image.GetDirection(), (3, 3)).copy()
+    direction[:, 2] += 0.3 * direction[:, 1]
+    sheared.SetDirection((direction / np.linalg.norm(direction, axis=0)).ravel().tolist())
+    case = read_case({"T1": sheared}, wishes=READY)
+    write_kept(case, {path: path for path in kept_files(tmp_path, case.subset)})
+    native = sitk.ReadImage(str(tmp_path / "brain_mask_native.nrrd"))
+    corner = [size - 1 for size in sheared.GetSize()]
+    np.testing.assert_allclose(
+        native.TransformIndexToPhysicalPoint(corner), sheared.TransformIndexToPhysicalPoint(corner), atol=1e-3
+    )
+
+
+# --- how the head lies -----------------------------------------------------------------------------------------------
+
+
+def test_a_slab_is_not_turned_by_what_its_outline_seems_to_say(images):
+    """Its middle is not the head's, so its pose means nothing."""
+    whole = images["T1Gd"]
+    axis = int(np.abs(np.reshape(whole.GetDirection(), (3, 3))[2]).argmax())
+    cut = [slice(None)] * 3
+    cut[axis] = slice(int(0.35 * whole.GetSize()[axis]), int(0.65 * whole.GetSize()[axis]))
+    slab = read_case({"T1Gd": whole[tuple(cut)]}, wishes=Wishes(extractor="own"))
+    assert slab.record.turned_degrees == 0 and slab.record.head_degrees is None
+    np.testing.assert_array_equal(slab.matrix("T1Gd"), np.eye(3, 4))
+
+
+def test_a_turn_that_fits_no_better_is_not_made(images, monkeypatch):
+    monkeypatch.setattr(preparation, "gain_of_turn", lambda *_arguments: 0.01)
+    left = read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(extractor="own"))
+    assert left.record.turned_degrees == 0 and left.record.head_degrees > 5
+    assert any("fits the template no better" in notice for notice in left.notices)
+
+
+def test_a_turn_towards_the_template_wins_and_one_away_loses(images):
+    from MSTKDSegmentLib.orientation import gain_of_turn
+    from MSTKDSegmentLib.template import pose_of, rigid_part
+
+    image = sitk.ReadImage(str(SAMPLE / "sample_t1.nii.gz"), sitk.sitkFloat32)
+    mask = sitk.GetArrayFromImage(image) > 0
+    turned = sitk.Resample(
+        image, image, as_transform(rigid_matrix(np.array([0, 0, 0, 0, 14.0, 12.0]), centre(image, mask)))
+    )
+    mask = sitk.GetArrayFromImage(turned) > 0
+    pose = pose_of(turned, mask)
+    assert gain_of_turn(turned, mask, pose) > 0.07
+    back = rigid_part(pose).T @ rigid_part(pose).T  # as far to the other side
+    wrong = np.column_stack([back @ pose[:, :3], pose[:, 3]])
+    assert gain_of_turn(turned, mask, wrong) < 0
 
 
 # --- other ways to a brain -------------------------------------------------------------------------------------------
@@ -201,15 +255,60 @@ def test_a_mask_beside_the_brain_is_refused(images):
         read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(brain_mask=mask))
 
 
-def test_a_specialist_that_fails_is_named_and_our_own_is_used(images, monkeypatch):
-    class Broken:
-        key, title, sequences = "hd-bet", "HD-BET 9", ("T1Gd",)
+class Program:
+    key, title, sequences = "hd-bet", "HD-BET 9", ("T1Gd",)
 
+
+def test_a_specialists_mask_serves_all_that_follows(clinical, images, monkeypatch):
+    """The reference's brain is theirs in the registration and the pose too; ours is not asked for it."""
+    mask = brain_on(clinical, images["T1Gd"], "T1Gd")
+    ours: list[str] = []
+
+    def counted(image, source, device):
+        ours.append("FLAIR" if image.GetSize() == images["FLAIR"].GetSize() else "T1Gd")
+        return brain_probability(image, source, device)
+
+    told: list[str] = []
+
+    def marked(_program, _image, _device, _cancel, progress):
+        progress("HD-BET 9 looks for the brain (1 s)")
+        return mask
+
+    monkeypatch.setattr(specialists, "installed", lambda: [Program()])
+    monkeypatch.setattr(brain_search, "extract", marked)
+    monkeypatch.setattr(brain_search, "brain_probability", counted)
+    case = read_case(images, progress=lambda _share, text: told.append(text))
+    assert case.record.extractor == "HD-BET 9" and ours == ["FLAIR"]
+    assert "HD-BET 9 looks for the brain (1 s)" in told
+    found = to_native(case.brain, case.grid, case.reference_image, is_label=True, matrix=case.matrix("T1Gd"))
+    assert dice(found.astype(bool), mask) > 0.97
+
+
+def test_a_program_that_is_named_is_not_run_where_the_skull_is_gone(monkeypatch):
+    image = sitk.BinShrink(sitk.ReadImage(str(SAMPLE / "sample_t1.nii.gz"), sitk.sitkFloat32), [4, 4, 4])
+    monkeypatch.setattr(specialists, "installed", lambda: [])
+    for wishes in (Wishes(extractor="hd-bet"), Wishes(extractor="hd-bet", bias_correction=True)):
+        case = read_case({"T1": image}, wishes=wishes)
+        assert any("brain extraction that you chose was not run" in notice for notice in case.notices)
+        assert case.record.extractor == "none: skull-stripped already"
+
+
+def test_of_partly_stripped_cases_it_is_said_where_the_brain_comes_from(clinical, images):
+    alone = sitk.GetImageFromArray(
+        np.where(brain_on(clinical, images["T1Gd"], "T1Gd"), sitk.GetArrayFromImage(images["T1Gd"]), 0)
+    )
+    alone.CopyInformation(images["T1Gd"])
+    case = read_case({"T1Gd": alone, "FLAIR": images["FLAIR"]})
+    assert case.record.extractor == "outline of the skull-stripped sequences"
+    assert not case.record.stripped and case.record.sequences["T1Gd"].stripped
+
+
+def test_a_specialist_that_fails_is_named_and_our_own_is_used(images, monkeypatch):
     def fails(*_arguments):
         raise SpecialistFailed("HD-BET 9 failed: no room on the disk.")
 
-    monkeypatch.setattr(preparation, "installed", lambda: [Broken()])
-    monkeypatch.setattr(preparation, "extract", fails)
+    monkeypatch.setattr(specialists, "installed", lambda: [Program()])
+    monkeypatch.setattr(brain_search, "extract", fails)
     case = read_case({"T1Gd": images["T1Gd"]})
     assert case.record.extractor == "own network"
     assert any("HD-BET 9 failed" in notice and "Our own" in notice for notice in case.notices)
@@ -218,7 +317,7 @@ def test_a_specialist_that_fails_is_named_and_our_own_is_used(images, monkeypatc
 
 
 def test_a_specialist_that_is_not_there_is_an_error(images, monkeypatch):
-    monkeypatch.setattr(preparation, "installed", list)
+    monkeypatch.setattr(specialists, "installed", list)
     with pytest.raises(InputError, match="synthstrip is not installed"):
         read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(extractor="synthstrip"))
 
@@ -251,6 +350,19 @@ def test_a_bias_field_is_taken_away():
     before, after = slope(voxels * ramp) - slope(voxels), slope(mended) - slope(voxels)
     assert before == pytest.approx(1.0, abs=0.05)
     assert abs(after) < 0.3 * before
+
+
+def test_bias_correction_can_be_cancelled():
+    image = sitk.BinShrink(sitk.ReadImage(str(SAMPLE / "sample_t1.nii.gz"), sitk.sitkFloat32), [3, 3, 3])
+    calls: list[None] = []
+
+    def stop() -> bool:
+        calls.append(None)
+        return len(calls) > 2
+
+    with pytest.raises(Cancelled):
+        corrected(image, sitk.GetArrayFromImage(image) > 0, stop)
+    assert len(calls) < 20  # it ended there, and not after all iterations
 
 
 def test_bias_correction_ends_being_left_alone():

@@ -61,15 +61,18 @@ def test_time_grows_with_brains_and_registrations():
 def test_the_brain_mask_takes_the_skull_off():
     sentences = preparation_sentences({"FLAIR": HEAD}, "FLAIR", PreparationChoice(brain_mask=Mask()))
     assert sentences[0] == "The brain is taken from my brain."
-    assert not wants_program({"FLAIR": HEAD}, PreparationChoice(brain_mask=Mask()))
+    assert not wants_program({"FLAIR": HEAD}, PreparationChoice(brain_mask=Mask()), "FLAIR")
 
 
-def test_a_program_is_wanted_only_where_no_sequence_shows_the_brain():
-    assert wants_program({"FLAIR": HEAD}, PreparationChoice())
-    assert wants_program({"FLAIR": FLAIR}, PreparationChoice(skull_stripped=False, extractor="hd-bet"))
-    assert not wants_program({"T1Gd": T1GD, "FLAIR": HEAD}, PreparationChoice())
-    assert not wants_program({"FLAIR": HEAD}, PreparationChoice(extractor="own"))
-    assert not wants_program({}, PreparationChoice())
+def test_a_program_is_wanted_by_itself_only_where_no_sequence_shows_the_brain():
+    named = PreparationChoice(extractor="hd-bet")
+    assert wants_program({"FLAIR": HEAD}, PreparationChoice(), "FLAIR")
+    assert wants_program({"FLAIR": FLAIR}, replace(named, skull_stripped=False), "FLAIR")
+    assert not wants_program({"T1Gd": T1GD, "FLAIR": HEAD}, PreparationChoice(), "FLAIR")
+    assert wants_program({"T1Gd": T1GD, "FLAIR": HEAD}, named, "FLAIR")
+    assert not wants_program({"T1Gd": T1GD, "FLAIR": HEAD}, named, "T1Gd")
+    assert not wants_program({"FLAIR": HEAD}, PreparationChoice(extractor="own"), "FLAIR")
+    assert not wants_program({}, PreparationChoice(), "")
 
 
 def test_the_bias_field_is_named():

@@ -169,6 +169,18 @@ def test_left_alone_is_drawn_once_and_said(case):
     assert all("as you said" in view.caption for view in rows[0])
 
 
+def test_a_registration_that_failed_is_said_and_not_called_right(case, tmp_path):
+    sequences = dict(case.record.sequences)
+    sequences["FLAIR"] = replace(sequences["FLAIR"], start="", failed=True)
+    failed = replace(case, record=replace(case.record, sequences=sequences))
+    caption = next(view.caption for row in registration_rows(failed, shown_sequences(failed)) for view in row[1:])
+    assert caption.startswith("Could not be registered")
+    said = findings(failed.record)["Registration"]
+    assert said == "Looked for: T1 found to lie right; FLAIR could not be registered and left in place: check by eye."
+    write_quality_report(tmp_path / "q.html", failed, title="x")
+    assert "failed: left in place" in without_pictures(tmp_path / "q.html")
+
+
 # --- outlines on each sequence ---------------------------------------------------------------------------------------
 
 
@@ -274,7 +286,7 @@ def test_html_is_one_page_with_every_row_and_figure(tmp_path, case, labels):
     assert not re.search(r"https?:|//|<script|<link|@import|url\(", bare)
     assert "Doe" not in bare
     assert "Moved by 13.4 mm, turned by 20.0 degrees. Similarity 0.12 bits -&gt; 0.46 bits." in bare
-    assert "FLAIR moved to lie on T1Gd; T1 left where it is." in bare
+    assert "FLAIR moved to lie on T1Gd; T1 found to lie right." in bare
     assert "<td>flair.nii.gz</td>" in bare and "Brain</td>" in bare
     assert bare.index("&lt;script") < bare.index("What was found") < bare.index("not for diagnosis")
 
@@ -321,9 +333,10 @@ def test_unusable_outputs_and_labels_are_refused(tmp_path, case, labels):
         ({}, "Skull", "Still there on FLAIR; removed here: own network."),
         ({"told": ("not skull-stripped",)}, "Skull", "Still there on FLAIR, as you said; removed"),
         ({}, "Head", "Turned by 8.0 degrees"),
-        ({"turned_degrees": 0.0}, "Head", "Upright, 8.0 degrees from the template's pose: not turned."),
+        ({"turned_degrees": 0.0}, "Head", "8.0 degrees from the template's pose: not turned."),
         ({"turned_degrees": 0.0, "head_degrees": None, "told": ("upright",)}, "Head", "Taken as upright, as you said"),
         ({"registered": True}, "Registration", "The sequences lie on each other already: left alone."),
+        ({}, "Registration", "FLAIR moved to lie on T1Gd; T1 found to lie right."),
     ],
 )
 def test_findings_say_what_was_decided_and_why(case, change, heading, text):

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("torch")
 from conftest import brain_image, image_of  # noqa: E402 - needs slicer
-from MSTKDSegmentLib import slicer_logic, torch_setup  # noqa: E402
+from MSTKDSegmentLib import slicer_logic, specialists, torch_setup  # noqa: E402
 from MSTKDSegmentLib.errors import Cancelled, InputError, MSTKDError, OutputError, RoleError, WeightsError  # noqa: E402
 from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
 from MSTKDSegmentLib.preparation_record import Wishes  # noqa: E402
@@ -310,7 +310,7 @@ def test_a_mask_that_cannot_be_used_is_told_before_the_run(scene, volumes, tempo
 def test_a_program_that_is_not_installed_is_told_where_it_would_be_needed(scene, volumes, monkeypatch):
     logic = SegmentLogic()
     heads = {"T1Gd": head(scene, 2, "T1 post head")}
-    monkeypatch.setattr(slicer_logic, "installed", list)
+    monkeypatch.setattr(specialists, "installed", list)
     words = "HD-BET is not installed in this Slicer's Python, or takes no T1Gd"
     assert words in logic.panelState(heads, extractor="hd-bet")[0].problem
     with pytest.raises(InputError, match=words):
@@ -322,7 +322,7 @@ def test_a_program_that_is_not_installed_is_told_where_it_would_be_needed(scene,
     state, _about = logic.panelState(heads)
     assert (state.problem, "The skull on T1Gd is removed here" in state.plan) == ("", True)
     found = SimpleNamespace(key="hd-bet", title="HD-BET 2.0.1", sequences=("T1Gd",))
-    monkeypatch.setattr(slicer_logic, "installed", lambda: [found])
+    monkeypatch.setattr(specialists, "installed", lambda: [found])
     assert "The skull on T1Gd is removed by HD-BET 2.0.1." in logic.panelState(heads)[0].plan
     assert logic.panelState(heads, extractor="hd-bet")[0].problem == ""
     assert "takes no T1" in logic.panelState({"T1": heads["T1Gd"]}, extractor="hd-bet")[0].problem

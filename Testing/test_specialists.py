@@ -22,7 +22,7 @@ import SimpleITK as sitk
 from MSTKDSegmentLib import guarded_program, specialists
 from MSTKDSegmentLib.child_python import LIBRARY_PARENT
 from MSTKDSegmentLib.errors import Cancelled
-from MSTKDSegmentLib.guarded_program import FOLDER_PREFIX
+from MSTKDSegmentLib.guarded_program import FOLDER_PREFIX, without_folders
 from MSTKDSegmentLib.specialists import KEYS, Command, Specialist, SpecialistFailed, extract, installed
 from phantom import IDENTITY, OBLIQUE, blank_image, dice, ellipsoid, voxel_points
 
@@ -428,7 +428,7 @@ def test_a_program_that_is_not_there_any_more_is_a_failure(computer):
 
 def test_a_full_disk_is_a_failure(computer, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(computer / "nowhere"))
-    with pytest.raises(SpecialistFailed, match=r"Scripted 1\.0 could not be used: .*nowhere"):
+    with pytest.raises(SpecialistFailed, match=r"Scripted 1\.0 could not be used: .*No such file"):
         extract(scripted(computer, ""), head()[0], "cpu")
 
 
@@ -637,3 +637,19 @@ def test_the_guard_keeps_away_from_numpy_and_the_rest():
     code = f"{imported}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert not {"numpy", "SimpleITK", "torch"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("No such file: '/home/Jane Doe/x'", "No such file: 'x'"),
+        ("cannot open /data/patients/jane/t1.nii.gz: gone", "cannot open t1.nii.gz: gone"),
+        (r"C:\Users\jane\scan.nii is damaged", "scan.nii is damaged"),
+        (r"\\server\share\jane\scan.nii", "scan.nii"),
+        ('File "~/jane/a.py", line 3', 'File "a.py", line 3'),
+        ("see https://example.org/help/me", "see https://example.org/help/me"),
+        ("a 3/4 of b and/or c", "a 3/4 of b and/or c"),
+    ],
+)
+def test_last_words_lose_the_folders(said, shown):
+    assert without_folders(said) == shown

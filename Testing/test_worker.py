@@ -184,12 +184,13 @@ def test_voxels_and_geometry_are_handed_over_exactly(spacing, origin, angle, see
     image.SetOrigin(origin)
     cosine, sine = np.cos(angle), np.sin(angle)
     image.SetDirection((cosine, -sine, 0.25, sine, cosine, 0, 0, 0, 1))  # sheared, as under a parent transform
-    asked = Request({"T2": Volume(image, "head, Zoë")}, "auto", "T2", None, True)
+    asked = Request({"T2": Volume(image, "head, Zoë", {"PatientID": "7"})}, "auto", "T2", None, True)
     write_request(folder, asked)
     got = read_request(folder)
     there = got.volumes["T2"].image
     assert (got.device, got.reference, got.weights, got.want_probabilities) == ("auto", "T2", None, True)
     assert got.volumes["T2"].source == "head, Zoë"
+    assert got.volumes["T2"].tags == {"PatientID": "7"}
     assert np.array_equal(sitk.GetArrayViewFromImage(there), sitk.GetArrayViewFromImage(image))
     assert there.GetSpacing() == image.GetSpacing()
     assert there.GetOrigin() == image.GetOrigin()

@@ -30,6 +30,8 @@ COLUMNS = (
     *(f"dice_{key}" for key in DICE_KEYS), "notices", "bundle_sha256", "fingerprint", "output",
 )  # fmt: skip
 
+QUALITY_ENDING = "-quality.html"
+
 Row = dict[str, str]
 
 
@@ -79,6 +81,8 @@ def run_batch(
     Ctrl-C.
     """
     cases = read_cases(request.cases, request.output)
+    if request.reports:
+        _refuse_names_of_reports([case.name for case in cases])
     path = request.output / SUMMARY
     rows = read_summary(path)
     _check_folder(request.output)
@@ -106,6 +110,16 @@ def run_batch(
             f"cancelled after {finished} of {len(cases)} cases; run the same command again to go on where it stopped"
         ) from None
     return BatchResult(ok, failed, skipped, path)
+
+
+def _refuse_names_of_reports(names: Sequence[str]) -> None:
+    for name in names:
+        other = f"{name}.html".removesuffix(QUALITY_ENDING)
+        if other in names:
+            raise InputError(
+                f"the report of the case {name!r} and the quality report of {other!r} would be one file; rename one of "
+                "the cases"
+            )
 
 
 def _case_progress(progress: Optional[Progress], index: int, cases: Sequence[BatchCase]) -> Optional[Progress]:
@@ -169,9 +183,9 @@ def _case_request(case: BatchCase, request: BatchRequest, inputs: CaseInputs) ->
         settings=request.settings,
         reference=case.reference or request.reference,
         reports=(request.output / f"{case.name}.html",) if request.reports else (),
-        quality=(request.output / f"{case.name}-quality.html",) if request.reports else (),
+        quality=(request.output / f"{case.name}{QUALITY_ENDING}",) if request.reports else (),
         ground_truth=case.ground_truth,
-        keep=None if request.keep is None else request.keep / case.name,
+        keep=None if request.keep is None else request.keep.expanduser() / case.name,
     )
 
 

@@ -27,6 +27,11 @@ LOOK_SECONDS, GRACE_SECONDS = 0.05, 3.0
 FOLDER_PREFIX = "mstkd-"
 JOB, LOG, ENDED = "job.json", "log.txt", "ended"
 SAID_BYTES, SAID_CHARACTERS = 4096, 200
+# The folders of an absolute path, with a drive or a share in front, in quotes with blanks; not those of an address.
+FOLDERS = re.compile(
+    r"(?<=['\"])(?:~|[A-Za-z]:)?[/\\]{1,2}[^'\"]*[/\\]"
+    r"|(?<![\w:/\\.~-])(?:~|[A-Za-z]:)?[/\\]{1,2}(?:[^\s/\\'\":;,<>|]+[/\\])+"
+)
 NO_NETWORK = "http://127.0.0.1:9"  # nothing listens on the discard port
 # Slicer's launcher keeps the environment that it was started with in variables of this name.
 SAVED_VARIABLE = "APPLAUNCHER_0_"
@@ -82,13 +87,18 @@ class GuardedProgram:
             time.sleep(LOOK_SECONDS)
 
     def said(self) -> str:
-        """The last line that the program printed, cut to 200 characters; empty where there is none."""
+        """The last line that the program printed, without folders, cut to 200 characters; empty where there is none."""
         try:
             end = self._log.read_bytes()[-SAID_BYTES:].decode("utf-8", "replace")
         except OSError:
             return ""
         lines = [" ".join(line.split()) for line in re.split(r"[\r\n]", end) if line.strip()]
-        return lines[-1][:SAID_CHARACTERS] if lines else ""
+        return without_folders(lines[-1])[:SAID_CHARACTERS] if lines else ""
+
+
+def without_folders(text: str) -> str:
+    """`text` with absolute paths cut to their last part: folders may be called by a user or a patient."""
+    return FOLDERS.sub("", text)
 
 
 def _secluded(folder: Path) -> dict[str, str]:

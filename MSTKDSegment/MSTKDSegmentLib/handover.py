@@ -1,6 +1,6 @@
 """What a parent and its `worker` hand each other through a folder: exact voxels and geometry, no file format between.
 
-request.json      {"sequences": {"T1": {"source", "spacing", "origin", "direction"}}, "reference", "wishes", ...}
+request.json      {"sequences": {"T1": {"source", "tags", "spacing", ...}}, "reference", "wishes", ...}
 T1.npy ...        (D, H, W) float32
 brain_mask.npy    (D, H, W) of the user's mask, where there is one; its geometry is in "wishes"
 labels.npy        (D, H, W) uint8 on the reference's grid
@@ -83,7 +83,7 @@ def write_request(folder: Path, request: Request, given_up: Callable[[], bool] =
             if given_up():
                 return
             np.save(folder / f"{name}.npy", sitk.GetArrayViewFromImage(volume.image))
-            about["sequences"][name] = {"source": volume.source, **_geometry(volume.image)}
+            about["sequences"][name] = {"source": volume.source, "tags": dict(volume.tags), **_geometry(volume.image)}
         mask = request.wishes.brain_mask
         if mask is not None:
             np.save(folder / BRAIN_MASK, sitk.GetArrayViewFromImage(mask))
@@ -98,7 +98,7 @@ def read_request(folder: Path) -> Request:
     about = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     volumes = {}
     for name, entry in about["sequences"].items():
-        volumes[name] = Volume(_image(folder / f"{name}.npy", entry), entry["source"])
+        volumes[name] = Volume(_image(folder / f"{name}.npy", entry), entry["source"], entry["tags"])
     wishes = about["wishes"]
     mask = _image(folder / BRAIN_MASK, wishes["brain_mask"]) if "brain_mask" in wishes else None
     return Request(

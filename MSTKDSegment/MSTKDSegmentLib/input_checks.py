@@ -17,10 +17,10 @@ from scipy import ndimage
 from .brain_extraction import BRAIN_ML
 from .errors import InputError
 from .orientation import orientation_of
-from .registration import Registration
+from .registration import CancelCheck, Registration
 from .sequence_words import read_words
 from .structure import likeness
-from .volume_checks import voxel_columns
+from .volume_checks import mask_ml, voxel_columns
 from .volumes import Volume
 
 # --- any volume ---
@@ -240,7 +240,7 @@ def check_brain(volume: Volume, name: str, mask: np.ndarray) -> list[str]:
         raise InputError(
             f"{who}: shows no brain but thin pieces (of vessels, of a contour?). Give the MRI volume of the head."
         )
-    ml = _mask_ml(volume.image, mask)
+    ml = mask_ml(mask, volume.image)
     cuts = cut_faces(volume.image, mask)
     if cuts:
         faces = " and ".join(f"{area:.0f} cm2 at the {face}" for face, area in cuts.items())
@@ -254,10 +254,6 @@ def check_brain(volume: Volume, name: str, mask: np.ndarray) -> list[str]:
             "voxel size in the header and the brain's outline; of children the network knows little."
         ]
     return []
-
-
-def _mask_ml(image: sitk.Image, mask: np.ndarray) -> float:
-    return np.count_nonzero(mask) * abs(float(np.linalg.det(voxel_columns(image)))) / 1000.0
 
 
 def _core_share(image: sitk.Image, mask: np.ndarray) -> float:
@@ -289,15 +285,19 @@ def _direction(vector: np.ndarray) -> str:
     return _DIRECTIONS[axis][0 if vector[axis] > 0 else 1]
 
 
-def check_orientation(volume: Volume, name: str, mask: np.ndarray) -> list[str]:
+def is_whole(image: sitk.Image, mask: np.ndarray) -> bool:
+    """Whether `mask` (D, H, W) has the size of an adult's brain and the field of view does not cut through it."""
+    return BRAIN_ML[0] <= mask_ml(mask, image) <= BRAIN_ML[1] and not cut_faces(image, mask)
+
+
+def check_orientation(volume: Volume, name: str, mask: np.ndarray, cancel: Optional[CancelCheck] = None) -> list[str]:
     """A warning where the brain `mask` (D, H, W) clearly lies in another orientation than the header says.
 
-    Nothing is said of a brain that is cut or of a size that no brain has, and nothing of left and right.
+    Nothing is said of a brain that is not whole, and nothing of left and right. Raises Cancelled.
     """
-    ml = _mask_ml(volume.image, mask)
-    if not BRAIN_ML[0] <= ml <= BRAIN_ML[1] or cut_faces(volume.image, mask):
+    if not is_whole(volume.image, mask):
         return []
-    found = orientation_of(volume.image, mask)
+    found = orientation_of(volume.image, mask, cancel)
     if found.as_header_says or found.best - found.here < TURNED_GAIN:
         return []
     top, front = found.turn @ (0, 0, 1), found.turn @ (0, -1, 0)

@@ -2,7 +2,7 @@
 
 T1_prepared.nii.gz ...        z-scores on the canonical 1 mm grid, 0 outside the brain, as the network saw them
 brain_mask.nii.gz             the brain on that grid
-brain_mask_native.nii.gz      the brain on the reference's own grid
+brain_mask_native.nrrd        the brain on the reference's own grid, which NIfTI cannot always hold
 canonical_to_T1.tfm ...       ITK transforms that take points of the canonical space to the sequence's
 preparation.json              what was found and done
 """
@@ -24,8 +24,8 @@ from .registration import as_transform
 if TYPE_CHECKING:
     from .pipeline import PreparedCase
 
-RECORD, BRAIN, NATIVE_BRAIN = "preparation.json", "brain_mask.nii.gz", "brain_mask_native.nii.gz"
-ENDINGS = (".nii.gz", ".tfm", ".json")
+RECORD, BRAIN, NATIVE_BRAIN = "preparation.json", "brain_mask.nii.gz", "brain_mask_native.nrrd"
+ENDINGS = (".nii.gz", ".nrrd", ".tfm", ".json")
 
 
 def kept_files(folder: Path, sequences: Iterable[str]) -> list[Path]:

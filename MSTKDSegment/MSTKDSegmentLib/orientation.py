@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations, product
+from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
 
 from .alignment import BINS, LEVELS_PERCENTILES
-from .registration import LEVELS_MM, as_matrix, brain_only, coarser, optimised_level
+from .registration import LEVELS_MM, CancelCheck, as_matrix, brain_only, coarser, optimised_level
 from .template import comparable, rigid_part, template
 from .volume_checks import set_geometry, voxel_columns
 
@@ -47,11 +48,11 @@ class Orientation:
         return bool(np.array_equal(self.turn, np.eye(3)))
 
 
-def orientation_of(image: sitk.Image, mask: np.ndarray) -> Orientation:
+def orientation_of(image: sitk.Image, mask: np.ndarray, cancel: Optional[CancelCheck] = None) -> Orientation:
     """The orientation in which the brain `mask` (D, H, W) of `image` fits the template best; a mirrored one counts as
     its mirror image.
 
-    One look where the header's orientation fits well, some tenths of a second where it does not.
+    One look where the header's orientation fits well, some tenths of a second where it does not. Raises Cancelled.
     """
     brain = _Brain(image, mask)
     here = brain.likeness(brain.pose(np.eye(3)))
@@ -62,7 +63,7 @@ def orientation_of(image: sitk.Image, mask: np.ndarray) -> Orientation:
     order = np.argsort(values[1:])[::-1] + 1
     if values[0] - values[order[0]] >= CLEARLY_BEST:
         return Orientation(np.eye(3), here, here)
-    return _refined(image, mask, brain, [turns[0], *(turns[k] for k in order[: REFINED - 1])])
+    return _refined(image, mask, brain, [turns[0], *(turns[k] for k in order[: REFINED - 1])], cancel)
 
 
 def orientations() -> list[np.ndarray]:
@@ -77,7 +78,19 @@ def orientations() -> list[np.ndarray]:
     return sorted(found, key=lambda turn: -float(np.trace(turn)))
 
 
-def _refined(image: sitk.Image, mask: np.ndarray, brain: _Brain, turns: list[np.ndarray]) -> Orientation:
+def gain_of_turn(image: sitk.Image, mask: np.ndarray, pose: np.ndarray) -> float:
+    """Mutual information (bits) with the template that `pose` (3, 4), from the template to the brain `mask` (D, H, W)
+    of `image`, wins against the same place and size without its turn.
+    """
+    brain = _Brain(image, mask)
+    size = float(np.cbrt(np.linalg.det(pose[:, :3])))
+    middle = pose[:, 3]  # the template's centre of gravity lies at 0
+    return brain.likeness(pose) - brain.likeness(np.column_stack([np.eye(3) * size, middle]))
+
+
+def _refined(
+    image: sitk.Image, mask: np.ndarray, brain: _Brain, turns: list[np.ndarray], cancel: Optional[CancelCheck]
+) -> Orientation:
     fixed, fixed_mask = comparable(template(), SIDE_MM)
     moving = coarser(brain_only(image, mask), SIDE_MM)
     best: dict[int, float] = {}
@@ -87,7 +100,7 @@ def _refined(image: sitk.Image, mask: np.ndarray, brain: _Brain, turns: list[np.
         start = sitk.Similarity3DTransform()
         start.SetTranslation((turn.T @ brain.middle).tolist())
         start.SetScale(brain.scale)
-        found = as_matrix(optimised_level(fixed, fixed_mask, upright, start, SIDE_MM))
+        found = as_matrix(optimised_level(fixed, fixed_mask, upright, start, SIDE_MM, cancel))
         matrix = turn @ found
         value = brain.likeness(matrix)
         number = _nearest(rigid_part(matrix))

@@ -18,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from . import __version__
+from .brain_search import unasked
 from .errors import Cancelled, GeometryError, InputError, WeightsError
 from .geometry import CanonicalGrid, canonical_grid, labels_to_native, to_canonical, to_native
 from .input_checks import check_ready, check_volume, together
@@ -144,6 +145,7 @@ def read_case(
     chosen = reference or default_reference({name: v.image for name, v in volumes.items()})
     recognition = recognise(volumes, found, chosen, wishes, cancel)
     if recognition.challenge_ready and not wishes.bias_correction and wishes.brain_mask is None:
+        notices += unasked(wishes, recognition.stripped, chosen)
         return _ready_case(volumes, found, chosen, recognition, step, notices)
     before = READ_SHARE + CHECK_SHARE
     prepared = prepare(

@@ -17,15 +17,16 @@ import SimpleITK as sitk
 
 from .alignment import samples
 from .bias_field import corrected
-from .brain_extraction import brain_probability, mask_on
-from .errors import Cancelled, GeometryError, InputError
+from .brain_search import Told, find_brains
+from .errors import GeometryError, InputError
 from .geometry import CanonicalGrid, array_to_image, grid_around, to_canonical
-from .input_checks import check_brain, check_orientation, check_pairs, together
+from .input_checks import check_brain, check_orientation, check_pairs, is_whole, together
 from .look_roles import doubtful_looks
+from .orientation import gain_of_turn
 from .overlap import Foreground, sample_mask
-from .preparation_record import GIVEN, NONE_NEEDED, OWN, PreparationRecord, Wishes
+from .preparation_record import GIVEN, NONE_NEEDED, PreparationRecord, Wishes
 from .preprocess import Z_RANGE, brain_statistics, fill_holes, largest_piece
-from .recognition import Recognition, mask_ml, sequence_records, skull_still_there
+from .recognition import Recognition, sequence_records, skull_still_there
 from .registration import (
     IDENTITY,
     LEAST_INFORMATION,
@@ -36,14 +37,12 @@ from .registration import (
     composed,
     inverted,
     register,
+    stop_if,
     unmoved,
 )
-from .specialists import Specialist, SpecialistFailed, extract, installed
 from .template import degrees_of, pose_of, rigid_part
 from .volume_checks import voxel_columns
 from .volumes import Volume
-
-Told = Callable[[float, str], None]
 
 # Share of the reference's brain that may fall out of the other's by a registration that makes things better.
 BRAIN_POINTS, LARGEST_LOSS = 3000, 0.05
@@ -53,10 +52,12 @@ LEAST_SHARED = 0.5
 SMALLEST_MM, SMALLEST_DEGREES = 0.5, 0.4
 # A head that lies as straight as this is not worth a turn.
 LEAST_TURN_DEGREES = 5.0
+# Mutual information (bits) with the template that the turn must win. Of 16 heads turned by 12 or 25 degrees, found
+# to lie 6 to 29 degrees off, 0.075 at least was won; by poses of slabs and halves, up to 13 degrees off, 0.02 at most.
+LEAST_TURN_GAIN = 0.05
 # Further than patients move between two sequences: the coordinates of one of them are wrong.
 FAR_MM = 40.0
 FUSION_MM, FUSION_MARGIN_MM = 2.0, 20.0
-LEAST_BRAIN_ML = 100.0
 # Shares of the preparation's progress.
 EXTRACTED, REGISTERED, FUSED = 0.3, 0.75, 0.85
 
@@ -77,14 +78,6 @@ class Preparation:
     notices: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Brain:
-    """Where the brain of one volume is: probability in physical space, and mask (D, H, W) on the volume's voxels."""
-
-    probability: sitk.Image
-    mask: np.ndarray
-
-
 def prepare(
     volumes: Mapping[str, Volume],
     found: Mapping[str, Foreground],
@@ -100,32 +93,32 @@ def prepare(
     Raises InputError where no brain is found, GeometryError where a sequence shows nothing that the reference shows,
     Cancelled.
     """
-    run = _Run(volumes, reference, wishes, told, cancel, device)
     clock = _Clock()
-    brains = {name: run.brain_of(name, found[name], recognition.stripped[name], n) for n, name in enumerate(volumes)}
-    masks = {name: one.mask for name, one in brains.items()}
-    best, extractor = run.best_mask(brains, recognition)
-    wrong_headers = run.checked(brains)
+    brains = find_brains(
+        volumes, found, recognition.stripped, reference, wishes,
+        lambda share, text: told(EXTRACTED * share, text), cancel, device,
+    )  # fmt: skip
+    masks = brains.masks
+    run = _Run(volumes, masks, reference, wishes, recognition, told, cancel)
+    wrong_headers = run.checked()
     clock.lap("brain extraction")
-    registrations = {} if recognition.registered else run.registered(brains, wrong_headers)
+    registrations = {} if recognition.registered else run.registered(wrong_headers)
     run.notices += check_pairs(volumes, masks, reference, registrations)
     clock.lap("registration")
-    turn, head_degrees, turned_degrees = run.turned(brains, recognition)
+    turn, head_degrees, turned_degrees = run.turned()
     matrices = {name: composed(registrations[name].matrix, turn) if name in registrations else turn for name in volumes}
-    trusted = _trusted(brains, recognition) if best is None else {reference: best}
-    images_of = {name: volumes[name].image for name in trusted}
-    brain_image = _fused(trusted, images_of, matrices, turn, volumes[reference].image, masks[reference])
+    trusted = {name: (brains.each[name].probability, volumes[name].image) for name in brains.trusted}
+    brain_image = _fused(trusted, matrices, turn, volumes[reference].image, masks[reference])
     told(FUSED, "bringing all to the common grid")
     grid, brain = _grid_of(brain_image, _anchor(volumes[reference].image, turn))
     clock.lap("orientation")
     images = {}
     for n, name in enumerate(volumes):
         told(FUSED + (1 - FUSED) * n / len(volumes), f"normalising {name}")
-        image = volumes[name].image
-        inside = _on_native(brain_image, image, matrices[name])
+        inside = _on_native(brain_image, volumes[name].image, matrices[name])
         if recognition.stripped[name]:
             inside &= masks[name]
-        images[name] = run.normalised(name, inside, grid, brain, matrices[name], recognition.stripped[name])
+        images[name] = run.normalised(name, inside, grid, brain, matrices[name])
     clock.lap("normalisation")
     record = PreparationRecord(
         reference,
@@ -134,17 +127,17 @@ def prepare(
         recognition.registered,
         recognition.upright and not turned_degrees,
         recognition.told,
-        extractor,
+        brains.extractor,
         float(brain.sum()) / 1000.0,
         turned_degrees,
         head_degrees,
         wishes.bias_correction,
         clock.seconds,
     )
-    doubtful = doubtful_looks(volumes, masks)
     with_skull = [name for name in volumes if recognition.stripped[name] and not found[name].stripped]
     skull = [skull_still_there(with_skull)] if with_skull else []
-    notices = [*run.notices, *skull, *_notices(record, volumes), *doubtful]
+    doubtful = doubtful_looks(volumes, masks)
+    notices = [*brains.notices, *run.notices, *skull, *_notices(record, volumes), *doubtful]
     return Preparation(grid, images, brain, matrices, record, tuple(notices))
 
 
@@ -160,172 +153,125 @@ class _Clock:
 
 
 class _Run:
-    """One preparation: the volumes, and whom to tell."""
+    """One preparation: the volumes, their brains, and whom to tell."""
 
     def __init__(
         self,
         volumes: Mapping[str, Volume],
+        masks: Mapping[str, np.ndarray],
         reference: str,
         wishes: Wishes,
+        recognition: Recognition,
         told: Told,
         cancel: Optional[CancelCheck],
-        device: Callable[[], str],
     ) -> None:
-        self._volumes, self._reference, self._wishes = volumes, reference, wishes
-        self._told, self._cancel, self._device = told, cancel, device
+        self._volumes, self._masks, self._reference = volumes, masks, reference
+        self._wishes, self._recognition, self._told, self._cancel = wishes, recognition, told, cancel
         self.notices: list[str] = []
         self._poses: dict[str, np.ndarray] = {}
+        if recognition.pose is not None and wishes.brain_mask is None:
+            self._poses[reference] = recognition.pose
 
-    # --- the brain ---
-
-    def brain_of(self, name: str, found: Foreground, stripped: bool, number: int) -> _Brain:
-        volume = self._volumes[name]
-        self._told(EXTRACTED * number / len(self._volumes), f"finding the brain on {name}")
-        if name == self._reference and self._wishes.brain_mask is not None:
-            return self._given(self._wishes.brain_mask)
-        if stripped:
-            mask = fill_holes(found.mask)
-            return _Brain(array_to_image(mask.astype(np.float32), volume.image), mask)
-        probability = brain_probability(volume.image, volume.source, self._device())
-        mask = mask_on(probability, volume.image)
-        if mask_ml(mask, volume.image) < LEAST_BRAIN_ML:
-            raise InputError(
-                f"{volume.source}: no brain was found on it ({mask_ml(mask, volume.image):.0f} ml). Give a volume of "
-                "the head; if it is skull-stripped already, say so."
-            )
-        return _Brain(probability, mask)
-
-    def best_mask(self, brains: Mapping[str, _Brain], recognition: Recognition) -> tuple[Optional[sitk.Image], str]:
-        """A mask better than our own, as a probability image in the reference's space, and what made it."""
-        if self._wishes.brain_mask is not None:
-            return brains[self._reference].probability, GIVEN
-        if any(recognition.stripped.values()):
-            return None, NONE_NEEDED
-        asked = self._wishes.extractor
-        if asked == "own":
-            return None, OWN
-        usable = [one for one in installed() if asked in ("auto", one.key) and self._reference in one.sequences]
-        if asked != "auto" and not usable:
-            raise InputError(
-                f"{asked} is not installed here or takes no {self._reference}; install it, or use another "
-                "brain extraction"
-            )
-        for one in usable:
-            mask = self._by_specialist(one, required=asked != "auto")
-            if mask is not None:
-                return array_to_image(mask.astype(np.float32), self._volumes[self._reference].image), one.title
-        return None, OWN
-
-    def _given(self, mask: sitk.Image) -> _Brain:
-        probability = sitk.Cast(sitk.Cast(mask, sitk.sitkFloat32) > 0, sitk.sitkFloat32)
-        on_reference = mask_on(probability, self._volumes[self._reference].image)
-        if not on_reference.any():
-            raise GeometryError("the brain mask and the reference do not overlap; give a mask made on the reference")
-        return _Brain(probability, on_reference)
-
-    def _by_specialist(self, specialist: Specialist, required: bool) -> Optional[np.ndarray]:
-        self._told(EXTRACTED * 0.9, f"extracting the brain with {specialist.title}")
-        try:
-            return extract(specialist, self._volumes[self._reference].image, self._device(), self._cancel)
-        except SpecialistFailed as error:
-            if required:
-                raise
-            self.notices.append(f"{error} Our own brain extraction was used instead.")
-            return None
-
-    def checked(self, brains: Mapping[str, _Brain]) -> list[str]:
+    def checked(self) -> list[str]:
         """Notes what is wrong with the brains, and gives the warnings about headers that turn the head wrongly."""
         volumes = self._volumes
-        found = {name: check_brain(volumes[name], name, brain.mask) for name, brain in brains.items()}
-        turned = {name: check_orientation(volumes[name], name, brain.mask) for name, brain in brains.items()}
+        found = {name: check_brain(volumes[name], name, mask) for name, mask in self._masks.items()}
+        turned = {}
+        for name, mask in self._masks.items():
+            turned[name] = check_orientation(volumes[name], name, mask, self._cancel)
         wrong_headers = together(volumes, turned)
         self.notices += [*together(volumes, found), *wrong_headers]
         return wrong_headers
 
     # --- where it lies ---
 
-    def registered(self, brains: Mapping[str, _Brain], wrong_headers: Sequence[str]) -> dict[str, Registration]:
-        fixed, names = self._volumes[self._reference], [name for name in self._volumes if name != self._reference]
+    def registered(self, wrong_headers: Sequence[str]) -> dict[str, Registration]:
+        """Each other sequence laid on the reference, or left where it is with a notice."""
+        names = [name for name in self._volumes if name != self._reference]
         results = {}
-        pose = self._pose(self._reference, brains)
         for n, name in enumerate(names):
             share = EXTRACTED + (REGISTERED - EXTRACTED) * n / len(names)
             self._told(share, f"registering {name} to {self._reference}")
-            moving = self._volumes[name]
-            heads = {
-                "heads": _rigid(
-                    composed(self._pose(name, brains), inverted(pose)), fixed.image, brains[self._reference]
-                )
-            }
-            found = register(
-                fixed.image, brains[self._reference].mask, moving.image, brains[name].mask, heads, self._cancel
-            )
-            shared = self._shared(name, brains, IDENTITY)
-            if found.after < LEAST_INFORMATION and 0 < shared < LEAST_SHARED:
-                self.notices.append(
-                    f"{name} ({moving.source}) shows only {100 * shared:.0f} % of the brain: too little to register, "
-                    "so it was left where the scanner says. Check that it lies on the others."
-                )
-                results[name] = unmoved(found.before)
-                continue
-            if found.after < LEAST_INFORMATION:
-                raise GeometryError(
-                    f"{name} ({moving.source}) and {self._reference} ({fixed.source}) cannot be registered: they show "
-                    "nothing in common. Check that both are of the brain of one patient."
-                    + "".join(f" {warning}" for warning in wrong_headers)
-                )
-            small = found.moved_mm < SMALLEST_MM and found.degrees < SMALLEST_DEGREES
-            worse = self._worse(name, brains, found.matrix)
-            if worse:
-                self.notices.append(
-                    f"{name} ({moving.source}) could not be registered to {self._reference}: what was found lies worse "
-                    "and was undone. Check that it shows the same patient, or register it elsewhere and say so."
-                )
-            results[name] = unmoved(found.before) if small or worse else found
+            results[name] = self._registered(name, wrong_headers)
         return results
 
-    def _worse(self, name: str, brains: Mapping[str, _Brain], matrix: np.ndarray) -> bool:
-        """Whether the two brains share clearly less than before."""
-        return self._shared(name, brains, matrix) < self._shared(name, brains, IDENTITY) - LARGEST_LOSS
+    def _registered(self, name: str, wrong_headers: Sequence[str]) -> Registration:
+        fixed, fixed_mask = self._volumes[self._reference], self._masks[self._reference]
+        moving = self._volumes[name]
+        between = composed(self._pose(name), inverted(self._pose(self._reference)))
+        heads = {"heads": _rigid(between, fixed.image, fixed_mask)}
+        found = register(fixed.image, fixed_mask, moving.image, self._masks[name], heads, self._cancel)
+        shared = self._shared(name, IDENTITY)
+        if found.after < LEAST_INFORMATION and 0 < shared < LEAST_SHARED:
+            self.notices.append(
+                f"{name} ({moving.source}) shows only {100 * shared:.0f} % of the brain: too little to register, "
+                "so it was left where the scanner says. Check that it lies on the others."
+            )
+            return unmoved(found.before, failed=True)
+        if found.after < LEAST_INFORMATION:
+            raise GeometryError(
+                f"{name} ({moving.source}) and {self._reference} ({fixed.source}) cannot be registered: they show "
+                "nothing in common. Check that both are of the brain of one patient."
+                + "".join(f" {warning}" for warning in wrong_headers)
+            )
+        if self._shared(name, found.matrix) < shared - LARGEST_LOSS:
+            self.notices.append(
+                f"{name} ({moving.source}) could not be registered to {self._reference}: what was found lies worse "
+                "and was undone. Check that it shows the same patient, or register it elsewhere and say so."
+            )
+            return unmoved(found.before, failed=True)
+        small = found.moved_mm < SMALLEST_MM and found.degrees < SMALLEST_DEGREES
+        return unmoved(found.before) if small else found
 
-    def _shared(self, name: str, brains: Mapping[str, _Brain], matrix: np.ndarray) -> float:
+    def _shared(self, name: str, matrix: np.ndarray) -> float:
         """Share of the reference's brain that lies in the sequence's, which `matrix` (3, 4) leads to."""
-        points = samples(self._volumes[self._reference].image, brains[self._reference].mask, BRAIN_POINTS).points
+        points = samples(self._volumes[self._reference].image, self._masks[self._reference], BRAIN_POINTS).points
         there = points @ matrix[:, :3].T + matrix[:, 3]
-        return float(sample_mask(brains[name].mask, self._volumes[name].image, there).mean())
+        return float(sample_mask(self._masks[name], self._volumes[name].image, there).mean())
 
-    def _pose(self, name: str, brains: Mapping[str, _Brain]) -> np.ndarray:
+    def _pose(self, name: str) -> np.ndarray:
         """(3, 4) from the template to the volume."""
         if name not in self._poses:
-            self._poses[name] = pose_of(self._volumes[name].image, brains[name].mask, cancel=self._cancel)
+            self._poses[name] = pose_of(self._volumes[name].image, self._masks[name], cancel=self._cancel)
         return self._poses[name]
 
-    def turned(
-        self, brains: Mapping[str, _Brain], recognition: Recognition
-    ) -> tuple[np.ndarray, Optional[float], float]:
-        """(3, 4) from the canonical space to the reference's; how far the head is turned, and by how much it was."""
-        if self._wishes.upright or recognition.challenge_ready:
-            return IDENTITY.copy(), recognition.head_degrees, 0.0
+    def turned(self) -> tuple[np.ndarray, Optional[float], float]:
+        """(3, 4) from the canonical space to the reference's; how far the head is turned, and by how much it was.
+
+        A brain that is not whole is turned only where the user says that it does not lie upright: its middle and its
+        outline are not the template's.
+        """
+        if self._wishes.upright or self._recognition.challenge_ready:
+            return IDENTITY.copy(), self._recognition.head_degrees, 0.0
         self._told(REGISTERED, "finding how the head lies")
-        image = self._volumes[self._reference].image
-        rotation = rigid_part(self._pose(self._reference, brains))
-        middle = centre(image, brains[self._reference].mask)
+        volume, mask = self._volumes[self._reference], self._masks[self._reference]
+        if self._wishes.upright is None and not is_whole(volume.image, mask):
+            return IDENTITY.copy(), None, 0.0
+        pose = self._pose(self._reference)
+        rotation = rigid_part(pose)
+        middle = centre(volume.image, mask)
         degrees = degrees_of(rotation)
         if degrees < LEAST_TURN_DEGREES:
+            return IDENTITY.copy(), degrees, 0.0
+        if gain_of_turn(volume.image, mask, pose) < LEAST_TURN_GAIN:
+            self.notices.append(
+                f"The head on {self._reference} ({volume.source}) seems to lie {degrees:.0f} degrees from the usual "
+                "pose, but turned it fits the template no better: it was left as it is. Check the result with care."
+            )
             return IDENTITY.copy(), degrees, 0.0
         return np.column_stack([rotation, middle - rotation @ middle]), degrees, degrees
 
     # --- what the network sees ---
 
     def normalised(
-        self, name: str, inside: np.ndarray, grid: CanonicalGrid, brain: np.ndarray, matrix: np.ndarray, stripped: bool
+        self, name: str, inside: np.ndarray, grid: CanonicalGrid, brain: np.ndarray, matrix: np.ndarray
     ) -> np.ndarray:
-        if self._cancel is not None and self._cancel():
-            raise Cancelled("cancelled; nothing was written")
+        """Z-scores (D, H, W) on `grid`, 0 outside `brain`, of the sequence whose brain is `inside`."""
+        stop_if(self._cancel)
         volume = self._volumes[name]
         if not inside.any():
             raise GeometryError(f"{volume.source}: none of the brain is on it; check that all are of one patient")
-        image = corrected(volume.image, inside) if self._wishes.bias_correction else volume.image
+        image = corrected(volume.image, inside, self._cancel) if self._wishes.bias_correction else volume.image
         voxels = sitk.GetArrayViewFromImage(image)
         mean, deviation = brain_statistics(voxels[inside])
         if not deviation > 0:
@@ -333,48 +279,44 @@ class _Run:
                 f"{volume.source}: the intensities inside the brain are constant; give the MRI volume itself"
             )
         scores = np.clip((voxels - mean) / deviation, *Z_RANGE).astype(np.float32)
-        if stripped:  # zero, which is the brain's mean, and not "dark"
+        if self._recognition.stripped[name]:  # zero, which is the brain's mean, and not "dark"
             scores[~inside] = 0.0
         canonical = to_canonical(array_to_image(scores, image), grid, matrix=matrix)
         return np.where(brain, canonical, np.float32(0.0))
 
 
-def _rigid(matrix: np.ndarray, image: sitk.Image, brain: _Brain) -> np.ndarray:
-    """`matrix` (3, 4) without its scaling; the brain's centre still goes where it went."""
-    rotation, middle = rigid_part(matrix), centre(image, brain.mask)
+def _rigid(matrix: np.ndarray, image: sitk.Image, mask: np.ndarray) -> np.ndarray:
+    """`matrix` (3, 4) without its scaling; the centre of `mask` (D, H, W) of `image` still goes where it went."""
+    rotation, middle = rigid_part(matrix), centre(image, mask)
     return np.column_stack([rotation, matrix[:, :3] @ middle + matrix[:, 3] - rotation @ middle])
 
 
-def _trusted(brains: Mapping[str, _Brain], recognition: Recognition) -> dict[str, sitk.Image]:
-    """Probabilities that say where the brain is: those of skull-stripped sequences, if there are any, else all."""
-    stripped = {name: one.probability for name, one in brains.items() if recognition.stripped[name]}
-    return stripped or {name: one.probability for name, one in brains.items()}
-
-
 def _fused(
-    probabilities: Mapping[str, sitk.Image],
-    images: Mapping[str, sitk.Image],
+    trusted: Mapping[str, tuple[sitk.Image, sitk.Image]],
     matrices: Mapping[str, np.ndarray],
     turn: np.ndarray,
     reference: sitk.Image,
     reference_mask: np.ndarray,
 ) -> sitk.Image:
-    """The mean of `probabilities` in canonical space, float32, 2 mm, cut to the largest piece without holes."""
+    """The mean of the probabilities in canonical space, float32, 2 mm, cut to the largest piece without holes.
+
+    trusted: by sequence the probability of brain and the sequence's own image, which says where it has voxels.
+    """
     points = np.argwhere(reference_mask)[::11, ::-1] @ voxel_columns(reference).T + reference.GetOrigin()
     back = inverted(turn)
     canonical = points @ back[:, :3].T + back[:, 3]
     low, high = canonical.min(axis=0) - FUSION_MARGIN_MM, canonical.max(axis=0) + FUSION_MARGIN_MM
     size = np.ceil((high - low) / FUSION_MM).astype(int).tolist()
     total, weight = np.zeros(size[::-1], np.float32), np.zeros(size[::-1], np.float32)
-    for name, probability in probabilities.items():
+    for name, (probability, image) in trusted.items():
         there = sitk.Resample(
             probability, size, as_transform(matrices[name]), sitk.sitkLinear, low.tolist(), [FUSION_MM] * 3,
             np.eye(3).ravel().tolist(), -1.0,
         )  # fmt: skip
         values = sitk.GetArrayViewFromImage(there)
         # Where a sequence has no voxels it says nothing, whatever the network made of the emptiness.
-        seen = sitk.Image(images[name].GetSize(), sitk.sitkUInt8) + 1
-        seen.CopyInformation(images[name])
+        seen = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+        seen.CopyInformation(image)
         covered = sitk.Resample(seen, there, as_transform(matrices[name]), sitk.sitkNearestNeighbor, 0)
         known = (values >= 0) & (sitk.GetArrayViewFromImage(covered) > 0)
         total[known] += values[known]
@@ -382,10 +324,10 @@ def _fused(
     mean = total / np.maximum(weight, 1)
     piece = fill_holes(largest_piece(mean > 0.5))
     # Interpolation between voxels keeps the border where it is, but nothing else is brain and no hole is left.
-    image = sitk.GetImageFromArray(np.where(piece, np.maximum(mean, 0.51), np.minimum(mean, 0.49)))
-    image.SetOrigin(low.tolist())
-    image.SetSpacing([FUSION_MM] * 3)
-    return image
+    fused = sitk.GetImageFromArray(np.where(piece, np.maximum(mean, 0.51), np.minimum(mean, 0.49)))
+    fused.SetOrigin(low.tolist())
+    fused.SetSpacing([FUSION_MM] * 3)
+    return fused
 
 
 def _anchor(reference: sitk.Image, turn: np.ndarray) -> np.ndarray:

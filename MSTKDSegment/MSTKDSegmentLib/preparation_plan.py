@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
+from .preparation_record import asks_program
 from .translation import _
 
 if TYPE_CHECKING:
@@ -46,10 +47,12 @@ def skulls(inputs: Mapping[str, InputFacts], choice: PreparationChoice) -> list[
     return [modality for modality, facts in inputs.items() if not facts.stripped]
 
 
-def wants_program(inputs: Mapping[str, InputFacts], choice: PreparationChoice) -> bool:
-    """Whether an installed program is asked where the brain is: our own network is where one sequence shows it."""
-    all_with_skull = bool(inputs) and len(skulls(inputs, choice)) == len(inputs)
-    return all_with_skull and choice.brain_mask is None and choice.extractor != "own"
+def wants_program(inputs: Mapping[str, InputFacts], choice: PreparationChoice, reference: str) -> bool:
+    """Whether an installed program is asked where the brain is."""
+    if not inputs or choice.brain_mask is not None:
+        return False
+    with_skull = skulls(inputs, choice)
+    return asks_program(choice.extractor, {name: name not in with_skull for name in inputs}, reference)
 
 
 def is_registered(inputs: Mapping[str, InputFacts], choice: PreparationChoice) -> bool:

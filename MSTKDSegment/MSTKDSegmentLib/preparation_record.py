@@ -12,6 +12,7 @@ from .errors import InputError
 
 EXTRACTORS = ("auto", "own", "hd-bet", "synthstrip", "deepbet")
 OWN, GIVEN, NONE_NEEDED = "own network", "mask given by the user", "none: skull-stripped already"
+OUTLINE = "outline of the skull-stripped sequences"
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,23 @@ READY = Wishes(registered=True, skull_stripped=True, upright=True)
 """For data sets that were prepared as the challenges do it: nothing is looked at, nothing is moved."""
 
 
+def asks_program(extractor: str, stripped: Mapping[str, bool], reference: str) -> bool:
+    """Whether an installed program is asked where the brain is: by its name on any reference with a skull; of itself
+    only where no sequence shows the brain alone.
+    """
+    if stripped[reference] or extractor == "own":
+        return False
+    return extractor != "auto" or not any(stripped.values())
+
+
 @dataclass(frozen=True)
 class SequenceRecord:
     """What was found and done about one sequence.
 
     background: share of voxels that are exactly background. similarity: mutual information with the reference in bits,
     before and after (None for the reference itself and where it was not measured). moved_mm: mean distance that the
-    brain went; start: where the registration set out ("scanner", "centres"), "" where nothing was moved.
+    brain went; start: where the registration set out ("scanner", "centres"), "" where nothing was moved. failed: no
+    place was found that could be trusted, and it was left where it was.
     """
 
     source: str
@@ -55,6 +66,7 @@ class SequenceRecord:
     moved_mm: float = 0.0
     degrees: float = 0.0
     start: str = ""
+    failed: bool = False
 
     @property
     def moved(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import __version__
 from .pipeline import PreparedCase
-from .preparation_record import NONE_NEEDED, PreparationRecord
+from .preparation_record import PreparationRecord
 from .quality_pictures import Section, TextLine, row_png, scale_of, sections_png
 from .quality_slices import shown_sequences
 from .quality_views import native_rows, registration_rows
@@ -177,8 +177,6 @@ def _skull(record: PreparationRecord) -> str:
     if not with_skull:
         return f"Removed before{told}. {evidence}"
     where = "" if len(with_skull) == len(record.sequences) else f" on {', '.join(with_skull)}"
-    if record.extractor == NONE_NEEDED:
-        return f"Still there{where}{told}; the brain is that of the sequences without it. {evidence}"
     return f"Still there{where}{told}; removed here: {record.extractor}. {evidence}"
 
 
@@ -190,11 +188,17 @@ def _registration(record: PreparationRecord) -> str:
     if record.registered:
         return f"The sequences lie on each other already{told}: left alone."
     moved = [name for name in others if record.sequences[name].moved]
-    if not moved:
-        return f"Looked for{told}; no sequence was found to lie better anywhere else than where it is."
-    rest = [name for name in others if name not in moved]
-    left = f"; {', '.join(rest)} left where {'it is' if len(rest) == 1 else 'they are'}" if rest else ""
-    return f"{', '.join(moved)} moved to lie on {record.reference}{told}{left}."
+    failed = [name for name in others if record.sequences[name].failed]
+    right = [name for name in others if name not in (*moved, *failed)]
+    parts = []
+    if moved:
+        parts.append(f"{', '.join(moved)} moved to lie on {record.reference}{told}")
+    if right:
+        parts.append(f"{', '.join(right)} found to lie right")
+    if failed:
+        parts.append(f"{', '.join(failed)} could not be registered and left in place: check by eye")
+    text = "; ".join(parts)
+    return f"{text}." if moved else f"Looked for{told}: {text}."
 
 
 def _head(record: PreparationRecord) -> str:
@@ -202,7 +206,7 @@ def _head(record: PreparationRecord) -> str:
         return f"Turned by {record.turned_degrees:.1f} degrees to the pose that the network knows."
     if record.head_degrees is None:
         return f"Taken as upright{_as_told(record, 'upright')}: not turned."
-    return f"Upright, {record.head_degrees:.1f} degrees from the template's pose: not turned."
+    return f"{record.head_degrees:.1f} degrees from the template's pose: not turned."
 
 
 _HEADINGS = (
@@ -230,7 +234,7 @@ def _sequence_table(case: PreparedCase) -> list[list[str]]:
             *similarity,
             f"{one.moved_mm:.1f}" if one.moved else "-",
             f"{one.degrees:.1f}" if one.moved else "-",
-            _STARTS.get(one.start, one.start),
+            "failed: left in place" if one.failed else _STARTS.get(one.start, one.start),
         ])  # fmt: skip
     return rows
 

@@ -134,6 +134,8 @@ def _after_text(record: SequenceRecord) -> str:
 def _unmoved_text(case: PreparedCase, record: SequenceRecord) -> str:
     told = "registered" in case.record.told
     reason = "Left where it is, as you said." if told else "Left where it is: it lies right already."
+    if record.failed:
+        reason = "Could not be registered and was left where it is: check it by eye."
     return f"{reason} Similarity {_bits(record.similarity_after)}."
 
 

@@ -12,8 +12,9 @@ import SimpleITK as sitk
 from .alignment import Misalignment, misalignment, samples
 from .overlap import Foreground
 from .preparation_record import PreparationRecord, SequenceRecord, Wishes
-from .registration import CancelCheck, Registration
+from .registration import CancelCheck, Registration, stop_if
 from .template import degrees_of, pose_of, rigid_part
+from .volume_checks import mask_ml
 from .volumes import Volume
 
 
@@ -40,7 +41,9 @@ UPRIGHT_DEGREES = 20.0
 
 @dataclass(frozen=True)
 class Recognition:
-    """What the volumes are. head_degrees: how far the head is turned from the template's pose, None where not asked."""
+    """What the volumes are. pose: (3, 4) from the template to the reference; head_degrees: how far the head is turned
+    from the template's pose. Both None where not asked.
+    """
 
     stripped: Mapping[str, bool]
     registered: bool
@@ -48,6 +51,7 @@ class Recognition:
     head_degrees: Optional[float]
     misalignments: Mapping[str, Misalignment]
     told: tuple[str, ...]
+    pose: Optional[np.ndarray] = None
 
     @property
     def all_told(self) -> bool:
@@ -77,27 +81,34 @@ def recognise(
     alone = len(volumes) == 1
     registered = alone or bool(wishes.registered)
     if wishes.registered is None and not alone and all(stripped.values()):
-        offsets = _misalignments(volumes, found, reference)
+        offsets = _misalignments(volumes, found, reference, cancel)
         registered = not any(_moved(offsets[name], volumes[name], volumes[reference]) for name in offsets)
+    pose: Optional[np.ndarray] = None
     degrees: Optional[float] = None
     upright = True if wishes.upright is None else wishes.upright
     if wishes.upright is None and all(stripped.values()):
         image = volumes[reference].image
-        degrees = degrees_of(rigid_part(pose_of(image, found[reference].mask, cancel=cancel)))
+        pose = pose_of(image, found[reference].mask, cancel=cancel)
+        degrees = degrees_of(rigid_part(pose))
         upright = degrees <= UPRIGHT_DEGREES
-    return Recognition(stripped, registered, upright, degrees, offsets, told)
+    return Recognition(stripped, registered, upright, degrees, offsets, told, pose)
 
 
 def _misalignments(
-    volumes: Mapping[str, Volume], found: Mapping[str, Foreground], reference: str
+    volumes: Mapping[str, Volume],
+    found: Mapping[str, Foreground],
+    reference: str,
+    cancel: Optional[CancelCheck],
 ) -> dict[str, Misalignment]:
     probe = samples(volumes[reference].image, found[reference].mask)
-    others = {name: volume.image for name, volume in volumes.items() if name != reference}
-    return {
-        # Far below what speaks against the registration, a closer look would change nothing.
-        name: misalignment(probe, image, worth_a_round=_Limits.of(image, volumes[reference].image).gain / 2)
-        for name, image in others.items()
-    }
+    offsets = {}
+    for name, volume in volumes.items():
+        if name != reference:
+            stop_if(cancel)
+            # Far below what speaks against the registration, a closer look would change nothing.
+            worth = _Limits.of(volume.image, volumes[reference].image).gain / 2
+            offsets[name] = misalignment(probe, volume.image, worth_a_round=worth)
+    return offsets
 
 
 def _moved(offset: Misalignment, volume: Volume, reference: Volume) -> bool:
@@ -161,15 +172,10 @@ def sequence_records(
             one = registrations[name]
             record = replace(
                 record, similarity_before=one.before, similarity_after=one.after, moved_mm=one.moved_mm,
-                degrees=one.degrees, start=one.start,
+                degrees=one.degrees, start=one.start, failed=one.failed,
             )  # fmt: skip
         elif name in recognition.misalignments:
             here = recognition.misalignments[name].here
             record = replace(record, similarity_before=here, similarity_after=here)
         records[name] = record
     return records
-
-
-def mask_ml(mask: np.ndarray, image: sitk.Image) -> float:
-    """Millilitres of `mask` (D, H, W) of `image`."""
-    return float(np.count_nonzero(mask) * np.prod(image.GetSpacing())) / 1000.0

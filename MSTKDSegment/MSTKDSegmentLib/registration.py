@@ -41,7 +41,8 @@ class Registration:
 
     before, after: mutual information in bits where the volumes lay and where they lie now. moved_mm: mean distance
     that the points of the brain went; degrees: size of the turn. start: where it set out ("scanner", "centres" or
-    another), "" where nothing was found that lies better and `matrix` is the identity.
+    another), "" where nothing was found that lies better and `matrix` is the identity. failed: nothing that could be
+    trusted was found.
     """
 
     matrix: np.ndarray
@@ -50,16 +51,12 @@ class Registration:
     moved_mm: float
     degrees: float
     start: str
-
-    @property
-    def improved(self) -> bool:
-        """Whether a better place was found."""
-        return bool(self.start)
+    failed: bool = False
 
 
-def unmoved(information: float) -> Registration:
-    """No movement, for a volume that lies right."""
-    return Registration(IDENTITY.copy(), information, information, 0.0, 0.0, "")
+def unmoved(information: float, failed: bool = False) -> Registration:
+    """No movement, for a volume that lies right or (`failed`) that could not be registered."""
+    return Registration(IDENTITY.copy(), information, information, 0.0, 0.0, "", failed)
 
 
 IDENTITY = np.eye(3, 4)
@@ -102,6 +99,12 @@ def register(
         return unmoved(before)
     matrix = as_matrix(transform)
     return Registration(matrix, before, after, *_movement(matrix, probe.points), start)
+
+
+def stop_if(cancel: Optional[CancelCheck]) -> None:
+    """Raises Cancelled where the user asked to stop."""
+    if cancel is not None and cancel():
+        raise Cancelled("cancelled; nothing was written")
 
 
 def _euler(matrix: np.ndarray, middle: np.ndarray) -> sitk.Euler3DTransform:

@@ -23,7 +23,7 @@ from .slicer_mask import brain_mask_from_node, brain_mask_obstacle
 from .slicer_output import OutputChoice, SegmentResult, deliver, made_here, require_replaceable
 from .slicer_prepared import places_of, prepared_volumes
 from .slicer_scene import STRUCTURES, check_output_node, volume_from_node
-from .specialists import installed
+from .specialists import usable
 from .torch_setup import TORCH_MISSING, torch_installed
 from .translation import _
 from .worker_process import WorkerResult, WorkerRun, segment_in_worker, worker_command
@@ -273,12 +273,14 @@ def _mask_problem(facts: Mapping[str, InputFacts], choice: PreparationChoice) ->
 
 def _program(facts: Mapping[str, InputFacts], reference: str, choice: PreparationChoice) -> tuple[str, str]:
     """The installed program that will remove the skull ("" for our own network), and why the one asked for cannot."""
-    if problem_with(facts) or not wants_program(facts, choice):
+    if problem_with(facts):
         return "", ""
     chosen = reference_of(facts, reference)
-    usable = [one for one in installed() if choice.extractor in ("auto", one.key) and chosen in one.sequences]
-    if usable:
-        return usable[0].title, ""
+    if not wants_program(facts, choice, chosen):
+        return "", ""
+    programs = usable(choice.extractor, chosen)
+    if programs:
+        return programs[0].title, ""
     if choice.extractor == "auto":
         return "", ""
     return "", _(

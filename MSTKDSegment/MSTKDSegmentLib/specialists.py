@@ -27,10 +27,10 @@ import SimpleITK as sitk
 
 from .child_python import module_command
 from .errors import Cancelled, InputError, MSTKDError
-from .guarded_program import GuardedProgram
+from .guarded_program import GuardedProgram, without_folders
 from .modalities import MODALITIES
 from .nifti import read_nifti
-from .regions import voxel_volume_ml
+from .volume_checks import mask_ml
 
 KEYS = ("hd-bet", "synthstrip", "deepbet")
 TIME_LIMIT_SECONDS = 1200.0
@@ -85,6 +85,11 @@ def installed() -> list[Specialist]:
     importlib.invalidate_caches()  # it may have been installed since this process began
     found = (_hd_bet(), _synthstrip(), _deepbet())
     return [specialist for specialist in found if specialist is not None]
+
+
+def usable(asked: str, sequence: str) -> list[Specialist]:
+    """Those installed that take `sequence`, best first: all of them for "auto", else the one of this key."""
+    return [one for one in installed() if asked in ("auto", one.key) and sequence in one.sequences]
 
 
 def _hd_bet() -> Optional[Specialist]:
@@ -291,7 +296,7 @@ def extract(
             mask = _read_mask(path, image)
     except (OSError, RuntimeError, InputError) as error:  # ITK's are RuntimeErrors
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise SpecialistFailed(f"{specialist.title} could not be used: {lines[-1]}") from error
+        raise SpecialistFailed(f"{specialist.title} could not be used: {without_folders(lines[-1])}") from error
     _check_plausible(mask, image, specialist.title)
     return mask
 
@@ -391,7 +396,7 @@ def _read_mask(path: Path, image: sitk.Image) -> np.ndarray:
 def _check_plausible(mask: np.ndarray, image: sitk.Image, title: str) -> None:
     """Raises SpecialistFailed for a mask that is no brain by its volume; a part of one may be smaller."""
     low, high = BRAIN_ML
-    ml = float(np.count_nonzero(mask)) * voxel_volume_ml(image.GetSpacing(), image.GetDirection())
+    ml = mask_ml(mask, image)
     if ml == 0 or ml > high or (ml < low and _largest_cut_cm2(mask, image.GetSpacing()[::-1]) < CUT_CM2):
         raise SpecialistFailed(f"{title} marked {ml:.0f} ml as brain; a brain has {low:.0f} to {high:.0f} ml.")
 

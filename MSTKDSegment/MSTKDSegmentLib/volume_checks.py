@@ -53,6 +53,11 @@ def voxel_columns(image: sitk.Image) -> np.ndarray:
     return np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
 
 
+def mask_ml(mask: np.ndarray, image: sitk.Image) -> float:
+    """Millilitres of `mask` (D, H, W) of `image`."""
+    return float(np.count_nonzero(mask) * abs(np.linalg.det(voxel_columns(image)))) / 1000.0
+
+
 def set_geometry(image: sitk.Image, columns: np.ndarray, origin: Union[Sequence[float], np.ndarray]) -> None:
     """Spacing, direction and origin of `image` in place from `columns` (3, 3) and `origin` (3,), both LPS mm."""
     spacing = np.linalg.norm(columns, axis=0)

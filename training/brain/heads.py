@@ -73,7 +73,7 @@ def read_brain(case: LabelledCase) -> Brain:
 
 
 def read_head(path: Path, brain_path: Path) -> Head:
-    """An atlas's head and, from its skull-stripped copy, its brain mask; tissues are six equal shares of its grey levels."""
+    """An atlas's head and, from its skull-stripped copy, its brain mask; tissues: equal shares of its grey levels."""
     image, stripped = (sitk.DICOMOrient(read_volume(p).image, "LPS") for p in (path, brain_path))
     array, inner = sitk.GetArrayFromImage(image), sitk.GetArrayViewFromImage(stripped)
     if array.shape != inner.shape:

@@ -1,0 +1,158 @@
+"""Where the brain is on each volume: given by the user, found by a program of theirs or by us, or alone on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
+import SimpleITK as sitk
+
+from .brain_extraction import brain_probability, mask_on
+from .errors import GeometryError, InputError
+from .geometry import array_to_image
+from .overlap import Foreground
+from .preparation_record import GIVEN, NONE_NEEDED, OUTLINE, OWN, Wishes, asks_program
+from .preprocess import fill_holes
+from .registration import CancelCheck
+from .specialists import Specialist, SpecialistFailed, extract, usable
+from .volume_checks import mask_ml
+from .volumes import Volume
+
+LEAST_BRAIN_ML = 100.0
+
+Told = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Brain:
+    """Where the brain of one volume is: probability in physical space, and mask (D, H, W) on the volume's voxels."""
+
+    probability: sitk.Image
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Brains:
+    """The brain of each volume; `trusted` names those that the final mask is made of, `extractor` says by what."""
+
+    each: Mapping[str, Brain]
+    trusted: tuple[str, ...]
+    extractor: str
+    notices: tuple[str, ...]
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        """(D, H, W) bool by sequence."""
+        return {name: one.mask for name, one in self.each.items()}
+
+
+def find_brains(
+    volumes: Mapping[str, Volume],
+    found: Mapping[str, Foreground],
+    stripped: Mapping[str, bool],
+    reference: str,
+    wishes: Wishes,
+    told: Told,
+    cancel: Optional[CancelCheck] = None,
+    device: Callable[[], str] = lambda: "cpu",
+) -> Brains:
+    """The brain on every volume, the reference first: what the user gave, or a specialist marked, serves everything
+    that follows. `found` and `stripped`: the foreground of each, and whether that is the brain.
+
+    Raises InputError where no brain is found, GeometryError for a mask beside the reference, SpecialistFailed where the
+    program that was asked for by name fails, Cancelled.
+    """
+    search = _Search(volumes, reference, wishes, told, cancel, device)
+    each: dict[str, Brain] = {}
+    extractor = ""
+    if wishes.brain_mask is not None:
+        each[reference], extractor = search.given(wishes.brain_mask), GIVEN
+    elif asks_program(wishes.extractor, stripped, reference):
+        marked = search.by_specialist()
+        if marked is not None:
+            each[reference], extractor = marked
+    for number, name in enumerate([reference, *(name for name in volumes if name != reference)]):
+        if name not in each:
+            told(number / len(volumes), f"finding the brain on {name}")
+            each[name] = search.alone(name, found[name]) if stripped[name] else search.by_our_network(name)
+    alone = tuple(name for name in volumes if stripped[name])
+    if extractor:
+        trusted: tuple[str, ...] = (reference,)
+    else:
+        trusted = alone or tuple(volumes)
+        extractor = NONE_NEEDED if len(alone) == len(volumes) else OUTLINE if alone else OWN
+    in_order = {name: each[name] for name in volumes}
+    return Brains(in_order, trusted, extractor, (*search.notices, *unasked(wishes, stripped, reference)))
+
+
+def unasked(wishes: Wishes, stripped: Mapping[str, bool], reference: str) -> list[str]:
+    """What to say where the user named a program for the brain and it was not needed."""
+    if wishes.extractor == "auto" or not stripped[reference] or wishes.brain_mask is not None:
+        return []
+    return [f"{reference} is skull-stripped already, so the brain extraction that you chose was not run."]
+
+
+class _Search:
+    def __init__(
+        self,
+        volumes: Mapping[str, Volume],
+        reference: str,
+        wishes: Wishes,
+        told: Told,
+        cancel: Optional[CancelCheck],
+        device: Callable[[], str],
+    ) -> None:
+        self._volumes, self._reference, self._asked = volumes, reference, wishes.extractor
+        self._told, self._cancel, self._device = told, cancel, device
+        self.notices: list[str] = []
+
+    def alone(self, name: str, found: Foreground) -> Brain:
+        return self._brain(fill_holes(found.mask), name)
+
+    def by_our_network(self, name: str) -> Brain:
+        volume = self._volumes[name]
+        probability = brain_probability(volume.image, volume.source, self._device())
+        mask = mask_on(probability, volume.image)
+        if mask_ml(mask, volume.image) < LEAST_BRAIN_ML:
+            raise InputError(
+                f"{volume.source}: no brain was found on it ({mask_ml(mask, volume.image):.0f} ml). Give a volume of "
+                "the head; if it is skull-stripped already, say so."
+            )
+        return Brain(probability, mask)
+
+    def given(self, mask: sitk.Image) -> Brain:
+        probability = sitk.Cast(sitk.Cast(mask, sitk.sitkFloat32) > 0, sitk.sitkFloat32)
+        on_reference = mask_on(probability, self._volumes[self._reference].image)
+        if not on_reference.any():
+            raise GeometryError("the brain mask and the reference do not overlap; give a mask made on the reference")
+        return Brain(probability, on_reference)
+
+    def by_specialist(self) -> Optional[tuple[Brain, str]]:
+        """The reference's brain by the best installed program that can do it, and its name; None where none did."""
+        programs = usable(self._asked, self._reference)
+        if self._asked != "auto" and not programs:
+            raise InputError(
+                f"{self._asked} is not installed here or takes no {self._reference}; install it, or use another "
+                "brain extraction"
+            )
+        for one in programs:
+            mask = self._marked_by(one)
+            if mask is not None:
+                return self._brain(mask, self._reference), one.title
+        return None
+
+    def _marked_by(self, specialist: Specialist) -> Optional[np.ndarray]:
+        self._told(0.0, f"extracting the brain with {specialist.title}")
+        image = self._volumes[self._reference].image
+        try:
+            return extract(specialist, image, self._device(), self._cancel, lambda text: self._told(0.0, text))
+        except SpecialistFailed as error:
+            if self._asked != "auto":
+                raise
+            self.notices.append(f"{error} Our own brain extraction was used instead.")
+            return None
+
+    def _brain(self, mask: np.ndarray, name: str) -> Brain:
+        return Brain(array_to_image(mask.astype(np.float32), self._volumes[name].image), mask)
