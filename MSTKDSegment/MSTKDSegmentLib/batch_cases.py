@@ -14,6 +14,7 @@ from .modalities import canonical_modality
 
 SEQUENCE_COLUMNS = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
 COLUMNS = ("case", *SEQUENCE_COLUMNS, "reference", "ground_truth")
+PREDICTION = "prediction"
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,14 @@ class BatchCase:
     files: Mapping[str, Path] = field(default_factory=dict)
     reference: Optional[str] = None
     ground_truth: Optional[Path] = None
+    predictions: Mapping[str, Path] = field(default_factory=dict)
 
 
-def read_cases(source: Path, output_folder: Path) -> list[BatchCase]:
+def read_cases(source: Path, output_folder: Optional[Path] = None, predictions: bool = False) -> list[BatchCase]:
     """The cases in `source`, a folder of case folders or a CSV file (columns: `COLUMNS`), in their order.
 
+    predictions: the CSV file may name segmentations to look at, in the column `prediction` or, where there are several
+    of a case, `prediction NAME` ...
     Raises InputError when there are none, for a source that cannot be read, and for a CSV file that cannot be
     understood as a whole: unknown column, unusable or repeated case name, unknown reference.
     Files are not looked at: a bad one concerns its case only.
@@ -39,7 +43,7 @@ def read_cases(source: Path, output_folder: Path) -> list[BatchCase]:
         if source.is_dir():
             cases = _case_folders(source, output_folder)
         elif source.is_file():
-            cases = list(_csv_cases(source))
+            cases = list(_csv_cases(source, predictions))
         else:
             raise InputError(f"{source}: no such folder or CSV file; give a folder of case folders, or a CSV of cases")
     if not cases:
@@ -47,17 +51,17 @@ def read_cases(source: Path, output_folder: Path) -> list[BatchCase]:
     return cases
 
 
-def _case_folders(source: Path, output_folder: Path) -> list[BatchCase]:
+def _case_folders(source: Path, output_folder: Optional[Path]) -> list[BatchCase]:
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
     # The results may well be put beside the cases, and in a folder of several runs: that is no case either.
-    output = output_folder.resolve()
-    inputs = [path for path in folders if path.resolve() not in (output, *output.parents)]
+    output = [] if output_folder is None else [output_folder.resolve(), *output_folder.resolve().parents]
+    inputs = [path for path in folders if path.resolve() not in output]
     return [BatchCase(path.name, str(path), folder=path) for path in inputs]
 
 
-def _csv_cases(source: Path) -> Iterator[BatchCase]:
+def _csv_cases(source: Path, predictions: bool) -> Iterator[BatchCase]:
     lines: dict[str, int] = {}
-    for line, row in _csv_rows(source):
+    for line, row in _csv_rows(source, predictions):
         where = f"{source} line {line}"
         name = row.get("case", "")
         if not name:
@@ -77,20 +81,29 @@ def _csv_cases(source: Path) -> Iterator[BatchCase]:
             files={sequence: _path(source, row[key]) for key, sequence in SEQUENCE_COLUMNS.items() if row.get(key)},
             reference=reference,
             ground_truth=_path(source, row["ground_truth"]) if row.get("ground_truth") else None,
+            predictions={
+                _prediction(key): _path(source, text) for key, text in row.items() if text and _prediction(key)
+            },
         )
+
+
+def _prediction(column: str) -> str:
+    """What the predictions in a column are called; "" for another column."""
+    first, _, name = column.partition(" ")
+    return (name.strip() or first) if first == PREDICTION else ""
 
 
 def _path(source: Path, text: str) -> Path:
     return source.parent / Path(text).expanduser()
 
 
-def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _csv_rows(source: Path, predictions: bool) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, cells by column) of every line that is not empty."""
     try:
         with source.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
             header = [cell.strip().lower() for cell in next(reader, [])]
-            _check_header(header, source)
+            _check_header(header, source, predictions)
             for cells in reader:
                 texts = [cell.strip() for cell in cells]
                 if len(texts) != len(header) and any(texts):
@@ -104,12 +117,13 @@ def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise InputError(f"{source}: not a CSV text file in UTF-8 ({error}); save it as CSV again") from error
 
 
-def _check_header(header: list[str], source: Path) -> None:
-    expected = ", ".join(COLUMNS)
+def _check_header(header: list[str], source: Path, predictions: bool) -> None:
+    expected = ", ".join((*COLUMNS, PREDICTION) if predictions else COLUMNS)
     for column in header:
-        if column not in COLUMNS:
+        if column not in COLUMNS and not (predictions and _prediction(column)):
             raise InputError(f"{source} line 1: unknown column {column!r}; the columns are {expected}")
         if header.count(column) > 1:
             raise InputError(f"{source} line 1: column {column!r} stands there twice; the columns are {expected}")
-    if "case" not in header or not set(header) & set(SEQUENCE_COLUMNS):
+    compared = predictions and "ground_truth" in header and any(map(_prediction, header))
+    if "case" not in header or not (compared or set(header) & set(SEQUENCE_COLUMNS)):
         raise InputError(f"{source} line 1: needs the column case and at least one of {', '.join(SEQUENCE_COLUMNS)}")

@@ -18,7 +18,7 @@ from .terminal import error_json, print_error, progress_bar, warn
 
 SEQUENCE_FLAGS = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
 # Named here again because the modules that define them import numpy; a test holds them together.
-GROUND_TRUTH_CONVENTIONS = ("brats2023", "brats2021", "brats2024", "msd")
+GROUND_TRUTH_CONVENTIONS = ("auto", "brats2023", "brats2021", "brats2024", "msd")
 BRAIN_EXTRACTORS = ("auto", "own", "hd-bet", "synthstrip", "deepbet")
 BATCH_FORMATS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
 DEBUG_VARIABLE = "MSTKD_DEBUG"
@@ -52,7 +52,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument("--by-look", action="store_true", help="where names do not tell, go by the volumes' looks")
     inputs.add_argument("--reference", metavar="T1Gd", help="sequence on whose grid the result lies (default: finest)")
     inputs.add_argument("--ground-truth", type=Path, metavar="FILE", help="compare with this segmentation (Dice)")
-    inputs.add_argument("--ground-truth-convention", choices=GROUND_TRUTH_CONVENTIONS, default="brats2023")
+    inputs.add_argument("--ground-truth-convention", choices=GROUND_TRUTH_CONVENTIONS, default="auto")
     _add_preparation(parser.add_argument_group("preparation (by default found out; challenge-ready is left alone)"))
     outputs = parser.add_argument_group("outputs")
     outputs.add_argument(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Union
@@ -81,6 +81,12 @@ class PreparedCase:
     def matrix(self, name: str) -> np.ndarray:
         """(3, 4) from the grid's space to the sequence's."""
         return self.matrices.get(name, IDENTITY)
+
+    def only(self, subset: Collection[str]) -> PreparedCase:
+        """The same case as the network sees it without the sequences that are not in `subset` (not empty)."""
+        kept = availability(name for name in self.subset if name in subset)
+        image = self.image * kept[:, None, None, None]
+        return replace(self, image=image, availability=kept)
 
     def matrix_from_reference(self, name: str) -> np.ndarray:
         """(3, 4) from the reference's space to the sequence's, as the registration found it."""
@@ -278,17 +284,22 @@ class Segmenter:
         progress: Progress | None = None,
         cancel: CancelCheck | None = None,
         seconds: Mapping[str, float] | None = None,
+        flipped: Sequence[int] = (),
     ) -> Segmentation:
-        """The part of `segment` after reading, for callers that run one case several times (subsets, what-if)."""
+        """The part of `segment` after reading, for callers that run one case several times (subsets, what-if).
+
+        flipped: axes (of D, H, W) along which the network sees the case mirrored; the result is mirrored back.
+        """
         from .inference import predict
 
         start = time.perf_counter()
         step = _Steps(progress, cancel)
         before = case.prepared_share
+        mirrored = tuple(1 + axis for axis in flipped)
         network_share = NETWORK_SHARE if before < 0.5 else CLINICAL_NETWORK_SHARE
         prediction = predict(
             self.network,
-            case.image,
+            np.ascontiguousarray(np.flip(case.image, mirrored)) if mirrored else case.image,
             case.availability,
             device=self.device.name,
             window=self.window,
@@ -297,20 +308,23 @@ class Segmenter:
         )
         after_network = time.perf_counter()
         reference = case.reference_image
+        classes = prediction.probabilities
+        if mirrored:
+            classes = np.ascontiguousarray(np.flip(classes, mirrored))
 
         def between() -> None:
             step(before + network_share, "bringing the result to the reference's grid")
 
         between()
         matrix = case.matrix(case.reference)
-        labels = labels_to_native(prediction.probabilities, case.grid, reference, between, matrix)
+        labels = labels_to_native(classes, case.grid, reference, between, matrix)
         between()
         voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
         labels = remove_small_components(labels, self.clean_up, voxel_ml)
         probabilities = None
         if want_probabilities:
             native = []
-            for region in region_probabilities(prediction.probabilities):
+            for region in region_probabilities(classes):
                 between()
                 native.append(to_native(region, case.grid, reference, is_label=False, matrix=matrix))
             probabilities = np.stack(native)

@@ -14,7 +14,7 @@ from .overlap import Foreground
 from .preparation_record import PreparationRecord, SequenceRecord, Wishes
 from .registration import CancelCheck, Registration, stop_if
 from .template import degrees_of, pose_of, rigid_part
-from .volume_checks import mask_ml
+from .volume_checks import mask_ml, same_grid
 from .volumes import Volume
 
 
@@ -27,7 +27,7 @@ class _Limits(NamedTuple):
 
     @classmethod
     def of(cls, image: sitk.Image, reference: sitk.Image) -> _Limits:
-        return SAME_GRID if _same_grid(image, reference) else OTHER_GRID
+        return SAME_GRID if same_grid(image, reference) else OTHER_GRID
 
 
 # Sequences that share one grid and are stripped were registered by somebody: only plain evidence speaks against it.
@@ -117,17 +117,6 @@ def _moved(offset: Misalignment, volume: Volume, reference: Volume) -> bool:
         return True
     far = offset.millimetres > limits.mm or offset.degrees > limits.degrees
     return far and offset.best - offset.here > limits.gain
-
-
-def _same_grid(first: sitk.Image, second: sitk.Image) -> bool:
-    return first.GetSize() == second.GetSize() and all(
-        np.allclose(a, b, atol=1e-3)
-        for a, b in (
-            (first.GetOrigin(), second.GetOrigin()),
-            (first.GetSpacing(), second.GetSpacing()),
-            (first.GetDirection(), second.GetDirection()),
-        )
-    )
 
 
 def skull_still_there(names: Sequence[str]) -> str:

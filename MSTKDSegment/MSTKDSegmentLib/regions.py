@@ -63,6 +63,8 @@ REGIONS: tuple[Structure, ...] = (
     _ENHANCING,
 )
 
+REGION_KEYS: tuple[str, ...] = tuple(region.key for region in REGIONS)
+
 # For each convention: its value -> our label. RC, the resection cavity of BraTS 2024, is no part of the tumour.
 CONVENTIONS: Mapping[str, Mapping[int, int]] = {
     "brats2023": {0: BACKGROUND, 1: NCR, 2: ED, 3: ET},

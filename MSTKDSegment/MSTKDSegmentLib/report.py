@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from .metrics import region_dice
 from .modalities import MODALITIES, subset_name
-from .regions import LABELS, components, voxel_volume_ml
+from .regions import LABELS, REGION_KEYS, components, voxel_volume_ml
 from .regions import volumes_ml as counted_volumes_ml
 from .report_case import OrientedCase
 from .report_picture import picture_png
@@ -33,6 +33,7 @@ def write_report(
     messages: Sequence[str] = (),
     provenance: Optional[Mapping[str, str]] = None,
     ground_truth: Optional[np.ndarray] = None,
+    known: Optional[Sequence[str]] = None,
     overwrite: bool = False,
 ) -> None:
     """Writes the report of one case as `.png` (one picture) or `.html` (one self-contained page).
@@ -40,6 +41,7 @@ def write_report(
     images: sequences, (D, H, W) each, drawn in the mapping's order; labels and ground_truth: (D, H, W), 0 to 3; all on
     the grid of `reference_image`, which gives spacing and direction. volumes_ml: millilitres of NCR, ED, ET, WT, TC.
     subset: the sequences that the network saw. messages: warnings to show. provenance: what made the result.
+    known: the regions that the ground truth says anything about (default: all).
     Oblique images are shown along those axes of their own grid that are closest to axial, coronal and sagittal.
     Raises OutputError as `segmentation_io.check_output`, ValueError if an array is not on the grid.
     """
@@ -49,7 +51,7 @@ def write_report(
         title=title,
         finding=_finding(case),
         subset=_subset_text(subset),
-        rows=_volume_rows(case, volumes_ml),
+        rows=_volume_rows(case, volumes_ml, REGION_KEYS if known is None else known),
         messages=list(messages),
         provenance=dict(provenance or {}),
     )
@@ -71,12 +73,14 @@ def _voxel_ml(case: OrientedCase) -> float:
     return voxel_volume_ml(case.grid.GetSpacing(), case.grid.GetDirection())
 
 
-def _volume_rows(case: OrientedCase, volumes: Mapping[str, float]) -> list[VolumeRow]:
+def _volume_rows(case: OrientedCase, volumes: Mapping[str, float], known: Sequence[str]) -> list[VolumeRow]:
     reference: Mapping[str, float] = {}
     scores: Mapping[str, float] = {}
     if case.ground_truth is not None:
         reference = counted_volumes_ml(case.ground_truth, _voxel_ml(case))
-        scores = region_dice(case.labels, case.ground_truth)
+        if len(known) < len(REGION_KEYS):
+            reference = {key: value for key, value in reference.items() if key in known}
+        scores = {key: value for key, value in region_dice(case.labels, case.ground_truth).items() if key in known}
     return [
         VolumeRow(
             key=item.key,

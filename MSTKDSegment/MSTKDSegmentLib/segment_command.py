@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .case_inputs import CaseInputs
-from .errors import GeometryError, InputError, OutputError
+from .errors import OutputError
 from .keep import ENDINGS as KEPT_ENDINGS
 from .keep import kept_files, write_kept
 from .metrics import region_dice
@@ -23,9 +23,10 @@ from .output_set import staged_outputs
 from .pipeline import PreparedCase, Progress, Segmentation, Segmenter, read_case
 from .preparation_record import Wishes
 from .quality_report import QUALITY_ENDINGS, write_quality_report
-from .regions import LABELS, REGIONS, from_convention, voxel_volume_ml
+from .regions import LABELS, REGIONS
 from .registration import as_transform
 from .report import REPORT_ENDINGS, write_report
+from .review.label_maps import AUTO, on_grid, read_label_map
 from .segmentation_io import (
     PROBABILITY_ENDINGS,
     REGION_ENDINGS,
@@ -41,8 +42,6 @@ from .volumes import read_volume
 if TYPE_CHECKING:
     from .devices import DeviceChoice
 
-# A ground truth that loses more than this share of its tumour on the reference's grid lies partly outside it.
-LARGEST_LOSS = 0.1
 # Share of the progress bar until the files are written.
 SEGMENT_SHARE = 0.95
 
@@ -53,7 +52,7 @@ class Settings:
 
     label_convention: str = "brats2023"
     segments: str = "labels"
-    ground_truth_convention: str = "brats2023"
+    ground_truth_convention: str = AUTO
     overwrite: bool = False
     wishes: Wishes = field(default_factory=Wishes)
 
@@ -172,7 +171,7 @@ def segment_case(
     load = lru_cache(maxsize=None)(load_segmenter)  # at once only where the brain has to be extracted
     case = read_case(request.inputs.sources, request.reference, step, None, wishes, lambda: load().device.name)
     _with_checked_outputs(request, case.reference_image)
-    truth, notices = _ground_truth(request, case)
+    truth, known, notices = _ground_truth(request, case)
     prepared = time.perf_counter()
     segmenter = load()
     loaded = time.perf_counter()
@@ -185,7 +184,7 @@ def segment_case(
         segmentation=segmentation,
         device=segmenter.device,
         expected_dice=segmenter.bundle.expected_dice(case.subset),
-        dice=None if truth is None else region_dice(segmentation.labels, truth),
+        dice=None if truth is None else _dice_of(known, segmentation.labels, truth),
         notices=(*segmentation.notices, *notices),
         seconds=segmentation.seconds,
     )
@@ -246,35 +245,18 @@ def _refuse_collisions(request: CaseRequest) -> None:
             raise OutputError(f"{source} is an input and would be overwritten; choose another output name")
 
 
-def _ground_truth(request: CaseRequest, case: PreparedCase) -> tuple[Optional[np.ndarray], list[str]]:
-    """The ground truth's labels on the reference's grid, and notices; (None, []) where none was given."""
+def _ground_truth(request: CaseRequest, case: PreparedCase) -> tuple[Optional[np.ndarray], tuple[str, ...], list[str]]:
+    """The ground truth's labels on the reference's grid, the regions that it knows, and notices; None without one."""
     path = request.ground_truth
     if path is None:
-        return None, []
-    image = read_volume(path, is_label=True).image
-    try:
-        labels = from_convention(sitk.GetArrayViewFromImage(image), request.settings.ground_truth_convention)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    label_image = sitk.GetImageFromArray(labels)
-    label_image.CopyInformation(image)
-    reference = case.reference_image
-    moved = sitk.GetArrayFromImage(
-        sitk.Resample(label_image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
-    )
-    before, after = _tumour_ml(labels, image), _tumour_ml(moved, reference)
-    if before and not after:
-        raise GeometryError(f"{path}: its tumour lies outside {case.reference}; check that both are of one patient")
-    if after < (1 - LARGEST_LOSS) * before:
-        return moved, [
-            f"{path}: of {before:.1f} ml tumour only {after:.1f} ml lie on the grid of {case.reference}; Dice is "
-            "counted on that grid"
-        ]
-    return moved, []
+        return None, (), []
+    truth = read_label_map(path, request.settings.ground_truth_convention)
+    labels, notices = on_grid(truth, case.reference_image, case.reference)
+    return labels, truth.known, [*truth.doubts, *notices]
 
 
-def _tumour_ml(labels: np.ndarray, image: sitk.Image) -> float:
-    return float(np.count_nonzero(labels)) * voxel_volume_ml(image.GetSpacing(), image.GetDirection())
+def _dice_of(known: Sequence[str], labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    return {region: value for region, value in region_dice(labels, truth).items() if region in known}
 
 
 # --- after it --------------------------------------------------------------------------------------------------------
@@ -311,6 +293,7 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
                 messages=[_without_folders(notice, request) for notice in result.notices],
                 provenance=_report_provenance(result),
                 ground_truth=truth,
+                known=None if result.dice is None else tuple(result.dice),
             )
         for path in request.quality:
             write_quality_report(

@@ -58,6 +58,18 @@ def mask_ml(mask: np.ndarray, image: sitk.Image) -> float:
     return float(np.count_nonzero(mask) * abs(np.linalg.det(voxel_columns(image)))) / 1000.0
 
 
+def same_grid(first: sitk.Image, second: sitk.Image) -> bool:
+    """Whether the two images have the same voxels in the same places."""
+    return first.GetSize() == second.GetSize() and all(
+        np.allclose(a, b, atol=1e-3)
+        for a, b in (
+            (first.GetOrigin(), second.GetOrigin()),
+            (first.GetSpacing(), second.GetSpacing()),
+            (first.GetDirection(), second.GetDirection()),
+        )
+    )
+
+
 def set_geometry(image: sitk.Image, columns: np.ndarray, origin: Union[Sequence[float], np.ndarray]) -> None:
     """Spacing, direction and origin of `image` in place from `columns` (3, 3) and `origin` (3,), both LPS mm."""
     spacing = np.linalg.norm(columns, axis=0)

@@ -1,0 +1,112 @@
+"""One patient, one or several predictions, with a ground truth or without: everything that a front end shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..metrics import region_dice
+from ..regions import REGION_KEYS, volumes_ml
+from ..volume_checks import voxel_columns
+from .label_maps import LabelMap, on_grid
+from .places import Place, error_maps, worst_places
+from .scores import RegionReview, review_scores
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """One prediction on the common grid: `labels` (D, H, W), volumes in ml, and against the ground truth its scores,
+    error maps (`places.error_map`) by region and worst places; those are empty without one.
+    """
+
+    name: str
+    labels: np.ndarray
+    volumes_ml: Mapping[str, float]
+    scores: tuple[RegionReview, ...]
+    errors: Mapping[str, np.ndarray]
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Review:
+    """Predictions on the grid of `image`, with the `ground_truth` (D, H, W) or None.
+
+    known: the regions that the ground truth says anything about. agreement: Dice by region of each pair of
+    predictions, by their names. notices: sentences to show.
+    """
+
+    image: sitk.Image
+    predictions: tuple[Reviewed, ...]
+    ground_truth: Optional[np.ndarray]
+    known: tuple[str, ...]
+    agreement: Mapping[tuple[str, str], Mapping[str, float]]
+    notices: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, without voxels."""
+        return {
+            "predictions": [
+                {
+                    "name": one.name,
+                    "volumes_ml": dict(one.volumes_ml),
+                    "scores": [score.to_dict() for score in one.scores],
+                    "worst_places": [place.to_dict() for place in one.places],
+                }
+                for one in self.predictions
+            ],
+            "agreement": [
+                {"first": first, "second": second, "dice": dict(dice)}
+                for (first, second), dice in self.agreement.items()
+            ],
+            "notices": list(self.notices),
+        }
+
+
+def review(
+    predictions: Mapping[str, LabelMap],
+    ground_truth: Optional[LabelMap] = None,
+    grid: Optional[sitk.Image] = None,
+    order: str = "volume",
+) -> Review:
+    """Lay `predictions` (by name) and the ground truth on one grid and compare them.
+
+    grid: image whose voxels are compared; default: the ground truth's, else the first prediction's. order: of the worst
+    places, see `places.worst_places`. Raises GeometryError where one lies outside the grid, ValueError without any
+    prediction.
+    """
+    if not predictions:
+        raise ValueError("no prediction to review")
+    first = next(iter(predictions.values()))
+    grid = grid if grid is not None else (first if ground_truth is None else ground_truth).image
+    notices: list[str] = []
+    truth, known = None, REGION_KEYS
+    if ground_truth is not None:
+        truth, lost = on_grid(ground_truth, grid, "the grid of the comparison")
+        known = ground_truth.known
+        notices += [*ground_truth.doubts, *lost]
+    labels = {}
+    for name, one in predictions.items():
+        labels[name], lost = on_grid(one, grid, "the grid of the comparison")
+        notices += [*one.doubts, *lost]
+    found = [
+        _reviewed(name, labels[name], truth, [key for key in known if key in predictions[name].known], grid, order)
+        for name in predictions
+    ]
+    names = list(predictions)
+    agreement = {(a, b): region_dice(labels[a], labels[b]) for n, a in enumerate(names) for b in names[n + 1 :]}
+    return Review(grid, tuple(found), truth, tuple(known), agreement, tuple(dict.fromkeys(notices)))
+
+
+def _reviewed(
+    name: str, labels: np.ndarray, truth: Optional[np.ndarray], known: Sequence[str], grid: sitk.Image, order: str
+) -> Reviewed:
+    volumes = volumes_ml(labels, abs(float(np.linalg.det(voxel_columns(grid)))) / 1000.0)
+    if truth is None:
+        return Reviewed(name, labels, volumes, (), {}, ())
+    scores = review_scores(labels, truth, grid.GetSpacing()[::-1], known, grid.GetDirection())
+    maps = {key: one for key, one in error_maps(labels, truth).items() if key in known}
+    return Reviewed(name, labels, volumes, tuple(scores), maps, tuple(worst_places(labels, truth, grid, order, known)))

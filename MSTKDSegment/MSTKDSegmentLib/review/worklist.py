@@ -1,0 +1,109 @@
+"""The cases that a reader goes through: volumes, predictions and ground truth of each, from a folder or a CSV file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from ..batch_cases import BatchCase, read_cases
+from ..case_inputs import find_inputs
+from ..errors import InputError, MSTKDError
+from ..file_checks import VOLUME_ENDINGS, os_errors_as_input_errors
+from ..segmentation_io import SEGMENTATION_ENDINGS
+from ..sequence_words import read_words
+
+PREDICTION = "prediction"
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One case: files of its sequences, of its predictions by name, and of its ground truth.
+
+    problem: why its volumes could not be told apart, "" where they could.
+    """
+
+    name: str
+    images: Mapping[str, Path] = field(default_factory=dict)
+    predictions: Mapping[str, Path] = field(default_factory=dict)
+    ground_truth: Optional[Path] = None
+    problem: str = ""
+
+
+def read_worklist(
+    source: Path, predictions: Sequence[Path] = (), output_folder: Optional[Path] = None
+) -> list[WorkItem]:
+    """The cases in `source`: a CSV file (see `batch_cases.read_cases`), a folder of case folders, or one case folder.
+
+    predictions: folders with a segmentation for each case, NAME.seg.nrrd (or another ending) or in a sub-folder NAME;
+    each folder is one set of predictions, called by its name. A case folder's own segmentation is its ground truth.
+    Raises InputError for a source without cases and for prediction folders that are not there.
+    """
+    source = Path(source)
+    sets = _named_sets(predictions)
+    with os_errors_as_input_errors(source):
+        if source.is_dir() and _volumes_in(source):
+            cases = [BatchCase(source.resolve().name, str(source), folder=source)]
+        else:
+            cases = read_cases(source, output_folder, predictions=True)
+    return [_item(case, sets) for case in cases]
+
+
+def _named_sets(folders: Sequence[Path]) -> dict[str, Path]:
+    sets: dict[str, Path] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of predictions; give a folder with one segmentation a case")
+        parts = folder.resolve().parts
+        # Two folders of one name are told apart by what they lie in.
+        names = ("/".join(parts[-length:]) for length in range(1, len(parts) + 1))
+        sets[next((name for name in names if name not in sets), str(folder))] = folder
+    return sets
+
+
+def _item(case: BatchCase, sets: Mapping[str, Path]) -> WorkItem:
+    images, problem = dict(case.files), ""
+    truth = case.ground_truth
+    if case.folder is not None:
+        try:
+            images = dict(find_inputs(case.folder, {}).sources)
+        except MSTKDError as error:
+            problem = str(error)
+        truth = truth or find_ground_truth(case.folder)
+    found = dict(case.predictions)
+    for name, folder in sets.items():
+        path = find_prediction(folder, case.name)
+        if path is not None:
+            found[name] = path
+    return WorkItem(case.name, images, found, truth, problem)
+
+
+def find_prediction(folder: Path, case: str) -> Optional[Path]:
+    """The segmentation of `case` in `folder`: CASE with an ending, else the only one in the sub-folder CASE."""
+    for ending in SEGMENTATION_ENDINGS:
+        path = folder / f"{case}{ending}"
+        if path.is_file():
+            return path
+    inside = [path for path in _volumes_in(folder / case) if _is_segmentation(path)]
+    return inside[0] if len(inside) == 1 else None
+
+
+def find_ground_truth(folder: Path) -> Optional[Path]:
+    """The only segmentation among the files of a case folder; None where there is none or more than one."""
+    found = [path for path in _volumes_in(folder) if _is_segmentation(path)]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_segmentation(path: Path) -> bool:
+    return read_words(path.name).not_input_kind.startswith("a segmentation")
+
+
+def _volumes_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(VOLUME_ENDINGS)
+    )
