@@ -72,7 +72,8 @@ class PreparedCase:
 
     @property
     def subset(self) -> tuple[str, ...]:
-        return tuple(m for m in MODALITIES if m in self.volumes)
+        """The sequences that the network sees."""
+        return tuple(m for m, present in zip(MODALITIES, self.availability) if present)
 
     @property
     def reference_image(self) -> sitk.Image:

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..metrics import nearest_mm, surface_voxels
+from ..metrics import ROUNDING_MM, nearest_mm, surface_voxels
 from ..regions import REGION_KEYS, bounding_box, labels_to_regions, require_labels
 from ..volume_checks import voxel_columns
 
@@ -148,11 +148,19 @@ def _worst_parts(
     parts = []
     for n in worst[::-1][:count]:
         box = boxes[n - 1]
-        depth = ndimage.distance_transform_edt(np.pad(numbered[box] == n, 1), sampling=spacing)
+        mask = np.pad(numbered[box] == n, 1)
         starts, stops = np.array([side.start for side in box]), [side.stop for side in box]
-        deepest = starts + np.unravel_index(int(depth.argmax()), depth.shape) - 1
+        deepest = starts + _deepest(mask, spacing) - 1
         parts.append(_Part(int(voxels[n]), float(furthest[n]), deepest, (*starts.tolist(), *stops)))
     return parts
+
+
+def _deepest(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Index (3,) of the voxel of `mask` that lies furthest from its outside; of several the one in their middle."""
+    depth = ndimage.distance_transform_edt(mask, sampling=spacing)
+    candidates = np.argwhere(depth >= depth.max() - ROUNDING_MM)
+    apart = np.linalg.norm((candidates - candidates.mean(axis=0)) * spacing, axis=1)
+    return np.asarray(candidates[int(apart.argmin())])
 
 
 def _furthest(numbered: np.ndarray, large: Sequence[int], other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

@@ -136,8 +136,7 @@ def lesion_score(
     pads = [(one, one) for one in margin]
     found, true = np.pad(prediction[box], pads), np.pad(reference[box], pads)
     parts, part_voxels = components(found)
-    wide = _widened(true, spacing) if true.any() else true
-    lesions, _ = components(wide)
+    lesions, _ = components(_widened(true, spacing, margin))
     inside = true & (lesions > 0)
     lesion_voxels = np.bincount(lesions[inside], minlength=int(lesions.max()) + 1)
     counted = [n for n in range(1, len(lesion_voxels)) if lesion_voxels[n] * voxel_ml > LEAST_LESION_ML]
@@ -164,6 +163,12 @@ def lesion_score(
     )
 
 
-def _widened(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    distance = ndimage.distance_transform_edt(~mask, sampling=tuple(map(float, spacing)))
-    return np.asarray(distance <= LESION_MARGIN_MM)
+def _widened(mask: np.ndarray, spacing: Sequence[float], margin: Sequence[int]) -> np.ndarray:
+    """`mask` and all voxels within `LESION_MARGIN_MM` of it, which is at most `margin` voxels."""
+    wide = np.zeros_like(mask)
+    tight = bounding_box(mask)
+    if tight is not None:  # the mask keeps `margin` from the array's edges
+        box = tuple(slice(side.start - room, side.stop + room) for side, room in zip(tight, margin))
+        distance = ndimage.distance_transform_edt(~mask[box], sampling=tuple(map(float, spacing)))
+        wide[box] = distance <= LESION_MARGIN_MM
+    return wide
