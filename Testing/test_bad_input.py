@@ -252,13 +252,14 @@ def test_geometry_that_the_format_cannot_hold(tmp_path, refused):
 def write_truth(path: Path, value: int, origin=(0.0, 0.0, 0.0)) -> Path:
     labels = np.zeros(SHAPE, np.uint8)
     labels[14:18, 14:18, 14:18] = value
+    labels[20, 20, 20] = 2  # beside another value, else it would be a mask of the whole tumour
     sitk.WriteImage(image_of(labels, origin), str(path))
     return path
 
 
 @pytest.mark.parametrize(
     "value, origin, error, word",
-    [(4, (0.0, 0.0, 0.0), InputError, "brats2023"), (3, (500.0, 0.0, 0.0), GeometryError, "outside")],
+    [(7, (0.0, 0.0, 0.0), InputError, "known are 1, 2, 3"), (3, (500.0, 0.0, 0.0), GeometryError, "outside")],
 )
 def test_ground_truth_that_does_not_fit(value, origin, error, word, tmp_path, refused, case_files):
     truth = write_truth(tmp_path / "truth.nii.gz", value, origin)

@@ -18,6 +18,7 @@ from MSTKDSegmentLib.errors import RoleError
 from MSTKDSegmentLib.modalities import MODALITIES
 from MSTKDSegmentLib.preparation_record import EXTRACTORS
 from MSTKDSegmentLib.regions import CONVENTIONS
+from MSTKDSegmentLib.review.label_maps import AUTO
 from MSTKDSegmentLib.segmentation_io import SEGMENTATION_ENDINGS
 
 pytest.importorskip("torch")
@@ -350,6 +351,6 @@ def test_help_imports_nothing_slow():
 
 
 def test_choices_agree_with_the_library():
-    assert set(cli.GROUND_TRUTH_CONVENTIONS) == set(CONVENTIONS)
+    assert set(cli.GROUND_TRUTH_CONVENTIONS) == {AUTO, *CONVENTIONS}
     assert set(cli.BATCH_FORMATS) == set(SEGMENTATION_ENDINGS)
     assert tuple(cli.BRAIN_EXTRACTORS) == EXTRACTORS
