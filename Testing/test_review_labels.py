@@ -173,7 +173,16 @@ def test_a_cavity_and_strangers_are_left_out_and_told(image, labels):
 def test_what_is_not_drawn_is_not_known(image, labels):
     only = label_map_from_segments([Segment("Whole tumour", labels > 0)], image, "x")
     assert only.known == ("WT",)
-    assert label_map_from_segments([Segment("ET", labels == 3)], image, "x").known == ("TC", "ET")
+    for names, known in (
+        (("ET",), ("ET",)),
+        (("ED", "ET"), ("WT", "TC", "ET")),
+        (("WT", "ET"), ("WT", "ET")),
+        (("WT", "TC"), ("WT", "TC")),
+        (("NCR", "ET"), ("TC", "ET")),
+        (("ED",), ("WT",)),
+    ):
+        segments = [Segment(name, labels == 3) for name in names]
+        assert label_map_from_segments(segments, image, "x").known == known
     unnamed = label_map_from_segments([Segment("Segment_1", labels > 0)], image, "x")
     assert unnamed.known == ("WT",) and "taken as the whole tumour" in unnamed.doubts[0]
     with pytest.raises(InputError, match="rename them"):

@@ -180,13 +180,10 @@ def label_map_from_segments(segments: Sequence[Segment], image: sitk.Image, sour
 
 
 def _known(keys: set[str]) -> tuple[str, ...]:
-    """The regions that segments of these kinds say anything about."""
-    known = {
-        "ET": "ET" in keys,
-        "TC": "TC" in keys or "NCR" in keys or ("ET" in keys and "WT" not in keys),
-        "WT": "WT" in keys or "ED" in keys,
-    }
-    # Without oedema and whole tumour the outermost thing that is drawn is all that there is to compare.
+    """The regions that segments of these kinds say anything about: what nobody drew is unknown, not absent."""
+    # Oedema and enhancing tumour without necrosis: the core enhances throughout.
+    core = keys & {"TC", "NCR"} or ({"ED", "ET"} <= keys and "WT" not in keys)
+    known = {"WT": keys & {"WT", "ED"}, "TC": core, "ET": "ET" in keys}
     return tuple(key for key in REGION_KEYS if known[key])
 
 
