@@ -7,7 +7,7 @@ from collections import deque
 from pathlib import Path
 
 import pytest
-from MSTKDSegmentLib import pipeline, preparation, run_task, worker
+from MSTKDSegmentLib import brain_search, pipeline, preparation, run_task, worker
 from MSTKDSegmentLib.errors import Cancelled, InputError, OutputError
 from MSTKDSegmentLib.run_task import CANCELLED, DONE, FAILED, RUNNING, SegmentationTask, stage_text
 
@@ -152,7 +152,7 @@ def stages_told(file: str) -> set:
 
 
 def test_every_stage_of_a_run_can_be_translated(monkeypatch):
-    told = {text for module in (pipeline, preparation, worker) for text in stages_told(module.__file__)}
+    told = {text for module in (pipeline, brain_search, preparation, worker) for text in stages_told(module.__file__)}
     assert {"registering T1Gd to T1Gd", "extracting the brain with T1Gd", "finding how the head lies"} <= told
     monkeypatch.setattr(run_task, "_", lambda text: f"<{text}>")
     stage_text.cache_clear()

@@ -144,10 +144,14 @@ class _Search:
         return None
 
     def _marked_by(self, specialist: Specialist) -> Optional[np.ndarray]:
-        self._told(0.0, f"extracting the brain with {specialist.title}")
         image = self._volumes[self._reference].image
+
+        def alive(_text: str = "") -> None:  # one text all the while: whoever shows it shows the time too
+            self._told(0.0, f"extracting the brain with {specialist.title}")
+
+        alive()
         try:
-            return extract(specialist, image, self._device(), self._cancel, lambda text: self._told(0.0, text))
+            return extract(specialist, image, self._device(), self._cancel, alive)
         except SpecialistFailed as error:
             if self._asked != "auto":
                 raise
