@@ -17,11 +17,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from MSTKDSegmentLib.errors import InputError, OutputError
 from MSTKDSegmentLib.modalities import MODALITIES
+from MSTKDSegmentLib.patients import patient_of
 from MSTKDSegmentLib.pipeline import read_case
 
 from training import cache as cache_module
 from training.cache import CachedCases, cache_fingerprint, is_current, load_case, prepare_case
-from training.cases import LabelledCase, collection_of, patient_of
+from training.cases import LabelledCase, collection_of
 from training.checks import check_case, check_cases, read_hashes, shared_voxels, voxel_hashes, write_report
 from training.commands import check, prepare, split
 from training.discovery import discover, find_case, find_cases

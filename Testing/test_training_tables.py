@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from MSTKDSegmentLib.statistics import bootstrap_interval, estimate
 
 from training.commands import tables as tables_command
 from training.figures import PanelCase, all_figures, case_panel, panel_case
 from training.methods import DICE, HD95, PAPER_ORDER, Method, read_method, require_comparable
 from training.scores import REGIONS, SUBSET_NAMES, Row, write_rows
-from training.statistics import bootstrap_interval, compare_paired, estimate, holm, wilcoxon_p
+from training.statistics import compare_paired, holm, wilcoxon_p
 from training.table_formats import Cell, Mark, csv_text, latex, latex_escape, markdown
 from training.tables import (
     all_tables,

@@ -18,10 +18,11 @@ from typing import Any
 
 from MSTKDSegmentLib.errors import InputError
 from MSTKDSegmentLib.modalities import MODALITIES, canonical_modality
+from MSTKDSegmentLib.patients import patient_of
 from MSTKDSegmentLib.regions import CONVENTIONS
 from MSTKDSegmentLib.roles import propose_from_name, split_ending
 
-from training.cases import LabelledCase, patient_of
+from training.cases import LabelledCase
 
 _SECTIONS = ("training", "validation")
 _LABEL_KEYS = ("label", "segmentation", "seg")

@@ -14,10 +14,11 @@ from MSTKDSegmentLib.case_roles import roles_in_folder
 from MSTKDSegmentLib.errors import InputError
 from MSTKDSegmentLib.file_checks import VOLUME_ENDINGS, os_errors_as_input_errors
 from MSTKDSegmentLib.modalities import MODALITIES, canonical_modality
+from MSTKDSegmentLib.patients import patient_of
 from MSTKDSegmentLib.regions import CONVENTIONS
 from MSTKDSegmentLib.roles import propose_from_name, split_ending
 
-from training.cases import Discovery, LabelledCase, collection_of, patient_of
+from training.cases import Discovery, LabelledCase, collection_of
 from training.datalist import read_datalist
 
 __all__ = ["LAYOUTS", "Discovery", "LabelledCase", "discover", "find_case", "find_cases"]

@@ -15,12 +15,12 @@ from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.modalities import SUBSETS, subset_name
 from MSTKDSegmentLib.network import PRESETS, MSTKDNet, count_macs, count_parameters
+from MSTKDSegmentLib.patients import patient_of
 from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
 from MSTKDSegmentLib.preparation_record import READY
 from MSTKDSegmentLib.regions import CleanUp, remove_small_components, voxel_volume_ml
 from MSTKDSegmentLib.weights import write_bundle
 
-from training.cases import patient_of
 from training.evaluate import with_subset
 from training.networks import network_of, read_checkpoint
 

@@ -15,11 +15,11 @@ import numpy as np
 import SimpleITK as sitk
 from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.regions import LABELS
+from MSTKDSegmentLib.statistics import estimate
 
 from training.files import replacing
 from training.methods import DICE, DOT_ROWS, Method, sample_size
 from training.scores import REGIONS
-from training.statistics import estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from MSTKDSegmentLib.errors import OutputError
+from MSTKDSegmentLib.patients import patient_of
 
-from training.cases import LabelledCase, patient_of
+from training.cases import LabelledCase
 from training.checks import shared_voxels
 from training.files import write_text
 

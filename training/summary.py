@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from MSTKDSegmentLib.statistics import estimate
 
 from training.model_card import subset_rows
 from training.scores import PAPER_LEGACY_NOTE, REGIONS, SUBSET_NAMES, Row, as_paper_legacy
-from training.statistics import estimate
 
 # A card lists each patient for these: everything there is, and the one sequence that nearly every patient has.
 PER_CASE_SUBSETS = (SUBSET_NAMES[-1], "FLAIR")

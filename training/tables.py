@@ -1,7 +1,8 @@
 """Tables in the shape of the paper's Tables 1 to 4, with what those lack: n, all 15 subsets, intervals and tests.
 
 Input are the per-case scores that `training.evaluate` wrote, one file for each method. Dice is in percent and HD95 in
-millimetres. Means are over cases, intervals and tests by patient (`training.statistics`).
+millimetres. Means are over cases, intervals and tests by patient (`MSTKDSegmentLib.statistics`,
+`training.statistics`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 from MSTKDSegmentLib.metrics import HD95_PENALTY_MM, Status
 from MSTKDSegmentLib.modalities import MODALITIES
+from MSTKDSegmentLib.statistics import estimate
 
 from training.methods import DICE, DOT_ROWS, HD95, Method, Metric, require_comparable, sample_size
 from training.scores import PAPER_LEGACY_NOTE, REGIONS
-from training.statistics import compare_paired, estimate, holm
+from training.statistics import compare_paired, holm
 from training.table_formats import EMPTY, FULL, Cell, Mark, Table
 
 
