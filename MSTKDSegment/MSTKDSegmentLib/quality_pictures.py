@@ -1,4 +1,4 @@
-"""The pictures of the quality report: rows of slices with headings, captions and outlines.
+"""The pictures of the quality and review reports: rows of slices with headings, captions and outlines.
 
 matplotlib is imported when a picture is drawn.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,12 +18,15 @@ from .report_picture import (
     Outline,
     draw_image,
     draw_letters,
+    draw_mark,
     draw_outlines,
+    draw_painted,
     draw_text,
     mask_outlines,
     new_page,
     page_png,
 )
+from .report_template import png_html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +38,17 @@ WIDTH = 2 * _COLUMN + _BETWEEN + 2 * _MARGIN
 _ABOVE_ROWS = 2.6 * _HEADING  # a section's heading and explanation
 _TEXT_WIDTH = 190  # letters of the page's texts in a line
 _CAPTION_WIDTH = 112
+_CLOSE_HEIGHT = 420  # of a row of close views alone
+DASHES = (0, (3.0, 2.0))
 _BARS_MM = (50, 20)  # the longest that takes less than _BAR_SHARE of the slice
 _BAR_SHARE = 0.4
+
+
+SECTIONS_STYLE = """
+body { max-width: 1584px; }
+.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; padding: 2px 14px 10px; text-align: left;
+  color: #c9ced4; font-size: 14px; }
+"""
 
 
 class TextLine(NamedTuple):
@@ -57,7 +70,7 @@ class Section(NamedTuple):
 
 def scale_of(rows: Sequence[Row]) -> float:
     """Pixels per mm with which every whole brain in `rows` fits its column: one for all, so that sizes compare."""
-    return min(_fitting(view) for row in rows for view in row if not view.close)
+    return min((_fitting(view) for row in rows for view in row if not view.close), default=1.0)
 
 
 def _fitting(view: View) -> float:
@@ -72,6 +85,20 @@ def row_png(row: Row, scale: float) -> bytes:
     page.fill([0, WIDTH, WIDTH, 0], [0, 0, height, height], color="black", zorder=-1)
     _draw_row(page, row, _MARGIN / 2, scale, captions=False)
     return page_png(figure)
+
+
+def sections_html(sections: Sequence[Section]) -> str:
+    """The sections' views as pictures within a page that has `SECTIONS_STYLE`, their captions as text."""
+    scale = scale_of([row for section in sections for row in section.rows])
+    parts = []
+    for section in sections:
+        parts.append(f"<h2>{escape(section.heading)}</h2><p>{escape(section.explanation)}</p>")
+        for row in section.rows:
+            alt = "; ".join(f"{view.heading}. {view.caption}" for view in row)
+            captions = "".join(f"<div>{escape(view.caption)}</div>" for view in row)
+            caption = f'<figcaption class="figures">{captions}</figcaption>'
+            parts.append(f"<figure>{png_html(row_png(row, scale), alt)}{caption}</figure>")
+    return "\n".join(parts)
 
 
 def sections_png(lines: Sequence[TextLine], sections: Sequence[Section]) -> bytes:
@@ -116,7 +143,8 @@ def _size_mm(cut: Cut) -> tuple[float, float]:
 
 
 def _slices_height(row: Row, scale: float) -> float:
-    return scale * max(_view_mm(view) for view in row if not view.close)
+    whole = [scale * _view_mm(view) for view in row if not view.close]
+    return max(whole) if whole else min(_CLOSE_HEIGHT, max(_fitting(view) * _view_mm(view) for view in row))
 
 
 def _view_mm(view: View) -> float:
@@ -162,8 +190,13 @@ def _draw_slices(page: Axes, view: View, left: float, top: float, height: float,
         # Thick slices are seen as they are, not as if there were something between them.
         thick = max(cut.voxel_mm) > THICK * min(cut.voxel_mm)
         draw_image(page, _coloured(cut), (0.0, 1.0), frame, "nearest" if thick else "bilinear")
-        outlines: list[Outline] = [(colour, mask_outlines(mask, pixel)) for colour, mask in cut.outlined]
-        draw_outlines(page, outlines, frame)
+        if cut.painted is not None and cut.painter is not None:
+            draw_painted(page, cut.painted, cut.painter, frame)
+        for masks, style in ((cut.outlined, "solid"), (cut.dashed, DASHES)):
+            outlines: list[Outline] = [(colour, mask_outlines(mask, pixel)) for colour, mask in masks]
+            draw_outlines(page, outlines, frame, style)
+        if cut.mark is not None:
+            draw_mark(page, left + (cut.mark[1] + 0.5) * pixel[1], frame[1] + (cut.mark[0] + 0.5) * pixel[0])
         draw_letters(page, cut.plane, frame)
         if cut is view.cuts[0]:
             _draw_bar(page, frame, scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,12 @@ import numpy as np
 from . import __version__
 from .pipeline import PreparedCase
 from .preparation_record import PreparationRecord
-from .quality_pictures import Section, TextLine, row_png, scale_of, sections_png
+from .quality_pictures import SECTIONS_STYLE, Section, TextLine, sections_html, sections_png
 from .quality_slices import shown_sequences
 from .quality_views import native_rows, registration_rows
 from .regions import require_labels, voxel_volume_ml
 from .regions import volumes_ml as counted_volumes_ml
-from .report_template import DISCLAIMER, html_page, provenance_html, warnings_html
+from .report_template import DISCLAIMER, html_page, provenance_html, table_html, warnings_html
 from .segmentation_io import atomic_output, check_output, output_ending
 
 QUALITY_ENDINGS = (".html", ".png", ".json")
@@ -35,11 +34,6 @@ _NATIVE = (
     "Brain and tumour on each sequence",
     "Each sequence on its own voxels, as it was taken; the outlines were brought there.",
 )
-_STYLE = """
-body { max-width: 1584px; }
-.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; padding: 2px 14px 10px; text-align: left;
-  color: #c9ced4; font-size: 14px; }
-"""
 _ALERT, _QUIET = "#9a5b00", "#4a525c"
 
 
@@ -259,24 +253,7 @@ def _png(content: _Content, sections: Sequence[Section]) -> bytes:
 
 def _html(content: _Content, sections: Sequence[Section]) -> str:
     parts = [warnings_html(content.notices), "<h2>What was found and done</h2>", provenance_html(content.findings)]
-    parts += ["<h2>Sequences</h2>", _table_html(content.table)]
-    scale = scale_of([row for section in sections for row in section.rows])
-    for section in sections:
-        parts.append(f"<h2>{escape(section.heading)}</h2><p>{escape(section.explanation)}</p>")
-        for row in section.rows:
-            picture = base64.b64encode(row_png(row, scale)).decode("ascii")
-            alt = escape("; ".join(f"{view.heading}. {view.caption}" for view in row))
-            captions = "".join(f"<div>{escape(view.caption)}</div>" for view in row)
-            image = f'<img alt="{alt}" src="data:image/png;base64,{picture}">'
-            parts.append(f'<figure>{image}<figcaption class="figures">{captions}</figcaption></figure>')
+    parts += ["<h2>Sequences</h2>", table_html(_HEADINGS, content.table, _TEXT_COLUMNS)]
+    parts += [sections_html(sections)]
     parts += [f'<p class="disclaimer">{escape(DISCLAIMER)}</p>', "<h2>How this was made</h2>"]
-    return html_page(content.title, "\n".join([*parts, provenance_html(content.made)]), _STYLE)
-
-
-def _table_html(rows: Sequence[Sequence[str]]) -> str:
-    kinds = ["" if column in _TEXT_COLUMNS else ' class="number"' for column in range(len(_HEADINGS))]
-    head = "".join(f"<th{kind}>{escape(text)}</th>" for kind, text in zip(kinds, _HEADINGS))
-    body = "".join(
-        f"<tr>{''.join(f'<td{kind}>{escape(text)}</td>' for kind, text in zip(kinds, row))}</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return html_page(content.title, "\n".join([*parts, provenance_html(content.made)]), SECTIONS_STYLE)

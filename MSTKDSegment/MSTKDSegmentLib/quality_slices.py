@@ -11,10 +11,10 @@ import SimpleITK as sitk
 
 from .geometry import array_to_image, to_native
 from .pipeline import PreparedCase
-from .regions import bounding_box, require_labels
+from .regions import require_labels
 from .registration import as_transform, composed, inverted
 from .report_case import PLANES, Plane, turned_to_lps
-from .report_picture import grey_window, slice_position
+from .report_picture import Painter, box_with_margin, grey_window, slice_position
 
 Colour = tuple[float, float, float]
 
@@ -29,8 +29,9 @@ THICK = 1.5
 class Cut:
     """One slice as displayed (rows, columns), first row on top.
 
-    grey: 0 to 1. voxel_mm: a voxel's height and width. outlined: masks and the colours of their outlines. tiles: bool,
-    where another sequence than the reference is shown.
+    grey: 0 to 1. voxel_mm: a voxel's height and width. outlined, dashed: masks and the colours of their outlines.
+    tiles: bool, where another sequence than the reference is shown. painted: values that `painter` turns into colours
+    over the slice, at the picture's pixels. mark: (row, column) of a voxel to point at.
     """
 
     plane: Plane
@@ -39,6 +40,10 @@ class Cut:
     voxel_mm: tuple[float, float]
     outlined: Sequence[tuple[Colour, np.ndarray]] = ()
     tiles: Optional[np.ndarray] = None
+    dashed: Sequence[tuple[Colour, np.ndarray]] = ()
+    painted: Optional[np.ndarray] = None
+    painter: Optional[Painter] = None
+    mark: Optional[tuple[int, int]] = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Shown:
         image = case.volumes[name].image
         grid, turned = turned_to_lps(image)
         voxels, brain = turned(sitk.GetArrayViewFromImage(image)), turned(brain_on(case, name))
-        box = _with_margin(brain, [int(np.ceil(MARGIN_MM / side)) for side in grid.GetSpacing()[::-1]])
+        box = box_with_margin(brain, grid.GetSpacing()[::-1], MARGIN_MM)
         inside, mask = voxels[tuple(box)], brain[tuple(box)]
         window = grey_window(np.where(mask, inside, inside.min()))  # scalp and fat are brighter than any brain
         values = inside[mask] if mask.any() else inside.ravel()
@@ -90,22 +95,46 @@ class Shown:
         self, index: Sequence[int], outlined: Sequence[tuple[Colour, np.ndarray]], box: Sequence[slice]
     ) -> list[Cut]:
         """Slices of `box` through `index` (z, y, x) with the outlines of the masks (z, y, x)."""
-        spacing = self.grid.GetSpacing()[::-1]
-        thick = int(np.argmax(spacing)) if max(spacing) > THICK * min(spacing) else None
-        cuts = []
-        for plane in PLANES:
-            down, across = plane.in_plane_axes
-            taken = " (as taken)" if plane.axis == thick else ""
-            cuts.append(
-                Cut(
-                    plane,
-                    f"{plane.name}{taken}, {slice_position(self.grid, plane.axis, index)}",
-                    _grey(plane.cut(self.voxels, index[plane.axis], box), self.window),
-                    (spacing[down], spacing[across]),
-                    [(colour, plane.cut(mask, index[plane.axis], box)) for colour, mask in outlined],
-                )
+        return cuts_of(self.voxels, self.grid, self.window, index, box, outlined)
+
+
+def cuts_of(
+    voxels: np.ndarray,
+    grid: sitk.Image,
+    window: tuple[float, float],
+    index: Sequence[int],
+    box: Sequence[slice],
+    outlined: Sequence[tuple[Colour, np.ndarray]] = (),
+    dashed: Sequence[tuple[Colour, np.ndarray]] = (),
+    painted: Optional[np.ndarray] = None,
+    painter: Optional[Painter] = None,
+    marked: bool = False,
+) -> list[Cut]:
+    """Three slices of `box` through `index` (z, y, x) of LPS arrays (z, y, x) on `grid`; see `Cut`.
+
+    window: the grey levels to show. marked: point at `index`.
+    """
+    spacing = grid.GetSpacing()[::-1]
+    thick = int(np.argmax(spacing)) if max(spacing) > THICK * min(spacing) else None
+    cuts = []
+    for plane in PLANES:
+        down, across = plane.in_plane_axes
+        taken = " (as taken)" if plane.axis == thick else ""
+        at = index[plane.axis]
+        cuts.append(
+            Cut(
+                plane,
+                f"{plane.name}{taken}, {slice_position(grid, plane.axis, index)}",
+                _grey(plane.cut(voxels, at, box), window),
+                (spacing[down], spacing[across]),
+                [(colour, plane.cut(mask, at, box)) for colour, mask in outlined],
+                dashed=[(colour, plane.cut(mask, at, box)) for colour, mask in dashed],
+                painted=None if painted is None else plane.cut(painted, at, box),
+                painter=painter,
+                mark=plane.place(index, box) if marked else None,
             )
-        return cuts
+        )
+    return cuts
 
 
 def shown_sequences(case: PreparedCase) -> dict[str, Shown]:
@@ -136,15 +165,6 @@ def labels_on(case: PreparedCase, labels: np.ndarray, name: str) -> np.ndarray:
 def _grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     low, high = window
     return np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
-
-
-def _with_margin(mask: np.ndarray, margins: Sequence[int]) -> list[slice]:
-    """The box around `mask` with a margin (in voxels), inside the array; the whole of it where the mask is empty."""
-    box = bounding_box(mask) or tuple(slice(0, size) for size in mask.shape)
-    return [
-        slice(max(0, side.start - margin), min(size, side.stop + margin))
-        for side, margin, size in zip(box, margins, mask.shape)
-    ]
 
 
 def middle_of(box: Sequence[slice]) -> list[int]:

@@ -38,6 +38,12 @@ class Plane:
         plane = np.take(volume, index, axis=self.axis)[box[down], box[across]]
         return plane[::-1] if down == 0 else plane  # z grows upwards, y already grows downwards (to posterior)
 
+    def place(self, index: Sequence[int], box: Sequence[slice]) -> tuple[int, int]:
+        """Row and column of the voxel `index` (z, y, x) in the slice that `cut` gives."""
+        down, across = self.in_plane_axes
+        row = box[down].stop - 1 - index[down] if down == 0 else index[down] - box[down].start
+        return row, index[across] - box[across].start
+
 
 PLANES = (
     Plane("Axial", 0, "R", "L", "A", "P"),

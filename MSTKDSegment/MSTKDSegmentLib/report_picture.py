@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -32,6 +32,8 @@ _INK, _QUIET, _ALERT = "#1b1f24", "#4a525c", "#9a5b00"
 
 # A colour, and the lines in it: (n, 2) page points (x, y).
 Outline = tuple[Any, list[np.ndarray]]
+Painter = Callable[[np.ndarray], np.ndarray]
+"""Takes values (rows, columns) at the picture's pixels, gives colours and opacity (rows, columns, 4), 0 to 1."""
 
 
 class _Row(NamedTuple):
@@ -132,12 +134,16 @@ def _shown_box(case: OrientedCase, rows: Sequence[_Row]) -> list[slice]:
     for row in rows:
         low, high = row.window
         shown |= (row.image > low + 0.1 * (high - low)) | (row.labels > 0)
-    sizes: tuple[int, ...] = shown.shape
-    box = bounding_box(shown) or tuple(slice(0, size) for size in sizes)
-    margins = [int(np.ceil(_CROP_MARGIN_MM / spacing)) for spacing in case.spacing]
+    return box_with_margin(shown, case.spacing)
+
+
+def box_with_margin(mask: np.ndarray, spacing: Sequence[float], margin_mm: float = _CROP_MARGIN_MM) -> list[slice]:
+    """The box around `mask` (D, H, W) with a margin, inside the array; the whole of it where the mask is empty."""
+    box = bounding_box(mask) or tuple(slice(0, size) for size in mask.shape)
+    margins = [int(np.ceil(margin_mm / one)) for one in spacing]
     return [
         slice(max(0, side.start - margin), min(size, side.stop + margin))
-        for side, margin, size in zip(box, margins, sizes)
+        for side, margin, size in zip(box, margins, mask.shape)
     ]
 
 
@@ -221,8 +227,27 @@ def draw_image(
     page.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation=interpolation, aspect="auto")
 
 
-def draw_outlines(page: Axes, outlines: Sequence[Outline], frame: Sequence[float]) -> None:
-    """Outlines of a slice in its frame (left, top, width, height), each on a dark seam."""
+def draw_painted(page: Axes, painted: np.ndarray, painter: Painter, frame: Sequence[float]) -> None:
+    """Colours over a slice: `painter` gets the values `painted` (rows, columns), repeated for the frame's pixels."""
+    left, top, width, height = frame
+    sides = [max(1, round(pixels)) for pixels in (height, width)]
+    at = [(np.arange(side) * size) // side for side, size in zip(sides, painted.shape)]
+    extent = (left, left + width, top + height, top)
+    page.imshow(painter(painted[np.ix_(*at)]), extent=extent, interpolation="nearest", aspect="auto")
+
+
+def draw_mark(page: Axes, x: float, y: float, inner: float = 7.0, outer: float = 16.0) -> None:
+    """Four strokes around a page point, which stays free itself."""
+    for colour, width in (("black", 3.0), ("white", 1.4)):
+        for across, down in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            ends = ((x + across * inner, x + across * outer), (y + down * inner, y + down * outer))
+            page.plot(*ends, color=colour, linewidth=width, solid_capstyle="butt")
+
+
+def draw_outlines(
+    page: Axes, outlines: Sequence[Outline], frame: Sequence[float], style: Union[str, tuple[int, Any]] = "solid"
+) -> None:
+    """Outlines of a slice in its frame (left, top, width, height), each on a dark seam; style: matplotlib's."""
     from matplotlib.collections import LineCollection
 
     placed = [(colour, [line + frame[:2] for line in lines]) for colour, lines in outlines]
@@ -230,7 +255,7 @@ def draw_outlines(page: Axes, outlines: Sequence[Outline], frame: Sequence[float
     for _, lines in placed:
         page.add_collection(LineCollection(lines, colors="black", linewidths=2.2, alpha=0.5), autolim=False)
     for colour, lines in placed:
-        page.add_collection(LineCollection(lines, colors=[colour], linewidths=1.0), autolim=False)
+        page.add_collection(LineCollection(lines, colors=[colour], linewidths=1.0, linestyles=[style]), autolim=False)
 
 
 def draw_letters(page: Axes, plane: Plane, frame: Sequence[float]) -> None:

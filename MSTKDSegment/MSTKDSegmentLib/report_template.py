@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Optional
@@ -98,7 +98,7 @@ _PAGE = """<!DOCTYPE html>
 _BODY = """<p class="quiet">Sequences used: {subset}</p>
 {warnings}
 <p>{finding}</p>
-<figure><img alt="{alt}" src="data:image/png;base64,{picture}"></figure>
+<figure>{picture}</figure>
 <h2>Volumes</h2>
 {volumes}
 <p class="disclaimer">{disclaimer}</p>
@@ -111,8 +111,7 @@ def render_html(content: ReportContent, picture_png: bytes) -> str:
     body = _BODY.format(
         subset=escape(content.subset),
         finding=escape(content.finding),
-        alt=escape(f"Axial, coronal and sagittal slices with outlines. {content.finding}"),
-        picture=base64.b64encode(picture_png).decode("ascii"),
+        picture=png_html(picture_png, f"Axial, coronal and sagittal slices with outlines. {content.finding}"),
         warnings=warnings_html(content.messages),
         volumes=_volumes(content),
         provenance=provenance_html(content.provenance),
@@ -138,13 +137,39 @@ def _volumes(content: ReportContent) -> str:
     heads = "".join(f'<th class="number">{escape(text)}</th>' for text in content.headings)
     rows = []
     for row in content.rows:
-        swatch = ""
-        if row.colour:
-            rgb = ",".join(str(round(255 * channel)) for channel in row.colour)
-            swatch = f'<span class="swatch" style="border-color:rgb({rgb})"></span>'
+        swatch = swatch_html(row.colour) if row.colour else ""
         cells = "".join(f'<td class="number">{escape(text)}</td>' for text in row.cells())
         rows.append(f"<tr><td>{swatch}{escape(row.key)}</td><td>{escape(row.name)}</td>{cells}</tr>")
     return f"<table><tr><th>Outline</th><th>Structure</th>{heads}</tr>{''.join(rows)}</table>"
+
+
+def png_html(picture: bytes, alt: str) -> str:
+    """A PNG within the page; alt: what it shows, in words."""
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(picture).decode("ascii")}">'
+
+
+class Html(str):
+    """A cell of `table_html` that is HTML already and not escaped again."""
+
+
+def table_html(headings: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Collection[int] = (0,)) -> str:
+    """A table; the columns that are not in `text_columns` hold numbers and stand to the right."""
+    kinds = ["" if column in text_columns else ' class="number"' for column in range(len(headings))]
+    head = "".join(f"<th{kind}>{escape(text)}</th>" for kind, text in zip(kinds, headings))
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{_cell(text)}</td>' for kind, text in zip(kinds, row))}</tr>" for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(text: str) -> str:
+    return text if isinstance(text, Html) else escape(text)
+
+
+def swatch_html(colour: Sequence[float]) -> str:
+    """A short line in a colour (RGB, 0 to 1), as it is drawn in the pictures."""
+    rgb = ",".join(str(round(255 * channel)) for channel in colour)
+    return f'<span class="swatch" style="border-color:rgb({rgb})"></span>'
 
 
 def provenance_html(provenance: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from typing import Optional, Union
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import OutputError
+from .errors import InputError, OutputError
 from .regions import LABELS, REGIONS, Structure, convention_values, labels_to_regions, require_labels, to_convention
 from .volume_checks import voxel_columns
 
@@ -131,6 +131,21 @@ def write_segmentation(
             image.SetMetaData(key, text)
     _write_image(path, ending, image, metadata or {}, overwrite)
     return path
+
+
+def read_provenance(path: PathLike) -> dict[str, str]:
+    """What `write_segmentation` stored as metadata, by key; empty for files of others and for formats without a place.
+
+    Raises InputError for a file that cannot be read.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be read as an image; check the file.") from error
+    keys = [key for key in reader.GetMetaDataKeys() if key.startswith(METADATA_PREFIX)]
+    return {key[len(METADATA_PREFIX) :]: reader.GetMetaData(key) for key in keys}
 
 
 def write_probabilities(
