@@ -10,11 +10,15 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
 from . import __version__
 from .errors import Cancelled, MSTKDError, RoleError
 from .terminal import error_json, print_error, progress_bar, warn
+
+if TYPE_CHECKING:
+    from .preparation_record import Wishes
+    from .segment_command import Settings
 
 SEQUENCE_FLAGS = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
 # Named here again because the modules that define them import numpy; a test holds them together.
@@ -39,21 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mstkd {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_segment(commands.add_parser("segment", help="segment one patient, or many with --batch"))
+    _add_what_if(commands.add_parser("what-if", help="one patient: what if a sequence were missing"))
     _add_info(commands.add_parser("info", help="what the weights are and how well they do"))
     _add_bench(commands.add_parser("bench", help="measure speed and memory on this machine"))
     return parser
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:
-    inputs = parser.add_argument_group("inputs (any non-empty subset of the four sequences)")
-    inputs.add_argument("folder", nargs="?", type=Path, metavar="CASE_FOLDER", help="find the sequences in this folder")
-    _add_sequences(inputs)
-    inputs.add_argument("--without", default="", metavar="T1,T2", help="sequences of the folder to leave out")
-    inputs.add_argument("--by-look", action="store_true", help="where names do not tell, go by the volumes' looks")
-    inputs.add_argument("--reference", metavar="T1Gd", help="sequence on whose grid the result lies (default: finest)")
-    inputs.add_argument("--ground-truth", type=Path, metavar="FILE", help="compare with this segmentation (Dice)")
-    inputs.add_argument("--ground-truth-convention", choices=GROUND_TRUTH_CONVENTIONS, default="auto")
-    _add_preparation(parser.add_argument_group("preparation (by default found out; challenge-ready is left alone)"))
+    _add_case(parser, "any non-empty subset of the four sequences")
     outputs = parser.add_argument_group("outputs")
     outputs.add_argument(
         "-o", "--output", action="append", type=Path, required=True, metavar="OUT",
@@ -92,6 +89,36 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=_window, metavar="N", help="run in windows of N voxels (saves memory)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     parser.set_defaults(run=_segment, parser=parser)
+
+
+def _add_case(parser: argparse.ArgumentParser, which: str) -> None:
+    """One case: its sequences, what it is compared with, and what is known of its preparation."""
+    inputs = parser.add_argument_group(f"inputs ({which})")
+    inputs.add_argument("folder", nargs="?", type=Path, metavar="CASE_FOLDER", help="find the sequences in this folder")
+    _add_sequences(inputs)
+    inputs.add_argument("--without", default="", metavar="T1,T2", help="sequences of the folder to leave out")
+    inputs.add_argument("--by-look", action="store_true", help="where names do not tell, go by the volumes' looks")
+    inputs.add_argument("--reference", metavar="T1Gd", help="sequence on whose grid the result lies (default: finest)")
+    inputs.add_argument("--ground-truth", type=Path, metavar="FILE", help="compare with this segmentation (Dice)")
+    inputs.add_argument("--ground-truth-convention", choices=GROUND_TRUTH_CONVENTIONS, default="auto")
+    _add_preparation(parser.add_argument_group("preparation (by default found out; challenge-ready is left alone)"))
+
+
+def _add_what_if(parser: argparse.ArgumentParser) -> None:
+    _add_case(parser, "two or more of the four sequences")
+    outputs = parser.add_argument_group("outputs")
+    outputs.add_argument(
+        "-o", "--output", action="append", type=Path, metavar="FILE",
+        help="report with tables and pictures: .html, .png or .json; repeatable",
+    )  # fmt: skip
+    outputs.add_argument(
+        "--uncertainty", type=Path, metavar="FILE",
+        help="share of the runs that disagree with all sequences, for WT, TC and ET: .nii.gz, .nrrd",
+    )  # fmt: skip
+    outputs.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    _add_running(parser)
+    parser.add_argument("--window", type=_window, metavar="N", help="run in windows of N voxels (saves memory)")
+    parser.set_defaults(run=_what_if, parser=parser)
 
 
 def _add_preparation(group: argparse._ArgumentGroup) -> None:
@@ -243,23 +270,64 @@ def _segment_many(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(arguments: argparse.Namespace) -> Any:
-    from .preparation_record import Wishes
-    from .segment_command import Settings
+def _what_if(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
 
-    wishes = Wishes(
+    from .case_inputs import find_inputs
+    from .pipeline import Segmenter
+    from .review.what_if_command import WhatIfRequest, print_what_if, run_what_if
+    from .volumes import read_volume
+
+    inputs = find_inputs(
+        arguments.folder, _named(arguments), _without(arguments), "named on the command line", arguments.by_look
+    )
+    wishes = _wishes(arguments)
+    if arguments.brain_mask is not None:
+        wishes = replace(wishes, brain_mask=read_volume(arguments.brain_mask, is_label=True).image)
+    first = next(iter(inputs.sources.values()), Path("case"))
+    request = WhatIfRequest(
+        title=arguments.folder.resolve().name if arguments.folder else first.name.partition(".")[0],
+        inputs=inputs,
+        outputs=tuple(arguments.output or ()),
+        uncertainty=arguments.uncertainty,
+        ground_truth=arguments.ground_truth,
+        convention=arguments.ground_truth_convention,
+        reference=_reference(arguments),
+        wishes=wishes,
+        overwrite=arguments.overwrite,
+    )
+    with progress_bar(not arguments.json) as progress:
+        outcome = run_what_if(
+            request, lambda: Segmenter(arguments.weights, arguments.device, arguments.window), progress
+        )
+    if arguments.json:
+        _print_json(outcome.to_dict())
+    else:
+        print_what_if(outcome)
+    return 0
+
+
+def _wishes(arguments: argparse.Namespace) -> Wishes:
+    from .preparation_record import Wishes
+
+    return Wishes(
         registered=arguments.registered,
         skull_stripped=arguments.skull_stripped,
         upright=arguments.upright,
         extractor=arguments.brain_extraction,
         bias_correction=arguments.bias_correction,
     )
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from .segment_command import Settings
+
     return Settings(
         label_convention=arguments.label_convention,
         segments=arguments.segments,
         ground_truth_convention=arguments.ground_truth_convention,
         overwrite=arguments.overwrite,
-        wishes=wishes,
+        wishes=_wishes(arguments),
     )
 
 

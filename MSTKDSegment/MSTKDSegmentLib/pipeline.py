@@ -30,7 +30,7 @@ from .preparation_record import PreparationRecord, Wishes
 from .preprocess import fill_holes, normalise
 from .recognition import Recognition, ready_record, recognise, skull_still_there
 from .regions import NO_CLEAN_UP, CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
-from .registration import IDENTITY, composed, inverted
+from .registration import IDENTITY, as_transform, composed, inverted
 from .volumes import Volume, read_volume, volume_from_image
 from .weights import Bundle, load_network, read_bundle
 
@@ -82,6 +82,15 @@ class PreparedCase:
     def matrix(self, name: str) -> np.ndarray:
         """(3, 4) from the grid's space to the sequence's."""
         return self.matrices.get(name, IDENTITY)
+
+    def on_reference_grid(self) -> dict[str, np.ndarray]:
+        """The volumes as they were read, (D, H, W) by sequence, where the registration laid them on the reference."""
+        images = {}
+        for name, volume in self.volumes.items():
+            there = as_transform(self.matrix_from_reference(name))
+            moved = sitk.Resample(volume.image, self.reference_image, there, sitk.sitkLinear, 0.0)
+            images[name] = sitk.GetArrayFromImage(moved)
+        return images
 
     def only(self, subset: Collection[str]) -> PreparedCase:
         """The same case as the network sees it without the sequences that are not in `subset` (not empty)."""

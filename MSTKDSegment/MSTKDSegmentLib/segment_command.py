@@ -24,7 +24,6 @@ from .pipeline import PreparedCase, Progress, Segmentation, Segmenter, read_case
 from .preparation_record import Wishes
 from .quality_report import QUALITY_ENDINGS, write_quality_report
 from .regions import LABELS, REGIONS
-from .registration import as_transform
 from .report import REPORT_ENDINGS, write_report
 from .review.label_maps import AUTO, on_grid, read_label_map
 from .segmentation_io import (
@@ -284,7 +283,7 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
         for path in request.reports:
             write_report(
                 temporary[path],
-                images=_on_reference_grid(segmentation.case),
+                images=segmentation.case.on_reference_grid(),
                 labels=segmentation.labels,
                 reference_image=reference,
                 volumes_ml=segmentation.volumes_ml,
@@ -334,17 +333,6 @@ def _report_provenance(result: CaseResult) -> dict[str, str]:
         return _provenance(result)
     text = ", ".join(f"{region} {value:.3f}" for region, value in expected.items())
     return {**_provenance(result), "mean Dice on validation with these sequences": text}
-
-
-def _on_reference_grid(case: PreparedCase) -> dict[str, np.ndarray]:
-    reference = case.reference_image
-    moved = {
-        name: sitk.Resample(
-            volume.image, reference, as_transform(case.matrix_from_reference(name)), sitk.sitkLinear, 0.0
-        )
-        for name, volume in case.volumes.items()
-    }
-    return {name: sitk.GetArrayFromImage(image) for name, image in moved.items()}
 
 
 def print_result(result: CaseResult) -> None:
