@@ -30,6 +30,7 @@ from MSTKDSegmentLib.handover import (
     write_request,
     write_result,
 )
+from MSTKDSegmentLib.modalities import availability
 from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter
 from MSTKDSegmentLib.preparation_record import Wishes
 from MSTKDSegmentLib.volumes import Volume, read_volume
@@ -121,7 +122,8 @@ def test_what_the_network_saw_is_handed_over_exactly(tmp_path):
     image = rng.normal(size=(4, 3, 4, 5)).astype(np.float32)
     grid = CanonicalGrid((-7.25, 1 / 3, 12.0), (5, 4, 3))
     brain = rng.random((3, 4, 5)) > 0.5
-    case = PreparedCase({"FLAIR": None, "T1Gd": None}, "T1Gd", grid, image, None, (), brain, None, {"FLAIR": turn})
+    there = availability(("T1Gd", "FLAIR"))
+    case = PreparedCase({"FLAIR": None, "T1Gd": None}, "T1Gd", grid, image, there, (), brain, None, {"FLAIR": turn})
     write_result(tmp_path, SimpleNamespace(labels=np.zeros(1), region_probabilities=None, case=case), keep=True)
     got = read_prepared(tmp_path, json.loads(json.dumps(prepared_geometry(case))))
     assert got.origin == grid.origin
