@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional
 from .batch_cases import BatchCase, read_cases
 from .case_inputs import CaseInputs, find_inputs
 from .errors import BatchError, Cancelled, InputError, MSTKDError, OutputError
-from .file_checks import os_errors_as_input_errors
+from .file_checks import file_stamp, os_errors_as_input_errors
 from .modalities import subset_name
 from .pipeline import Progress, Segmenter
 from .segment_command import CaseRequest, CaseResult, Settings, segment_case
@@ -218,23 +218,11 @@ def _has_result(before: Optional[Row], folder: Path) -> bool:
 def _fingerprint(one: CaseRequest) -> str:
     """Changes with the input files (path, size, time of change) and with whatever decides what is written."""
     settings = {key: value for key, value in asdict(one.settings).items() if key != "overwrite"}
-    inputs = {name: _stamp(path) for name, path in one.inputs.sources.items()}
-    truth = None if one.ground_truth is None else _stamp(one.ground_truth)
+    inputs = {name: file_stamp(path) for name, path in one.inputs.sources.items()}
+    truth = None if one.ground_truth is None else file_stamp(one.ground_truth)
     outputs = [path.name for path in one.outputs]
     text = json.dumps([inputs, truth, one.reference, settings, outputs], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _stamp(path: Path) -> list[Any]:
-    with os_errors_as_input_errors(path):
-        files = sorted(item for item in path.iterdir() if item.is_file()) if path.is_dir() else [path]
-        stats = [file.stat() for file in files]
-    return [
-        str(path.resolve()),
-        len(files),
-        sum(s.st_size for s in stats),
-        max((s.st_mtime_ns for s in stats), default=0),
-    ]
 
 
 # --- summary.csv -----------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_segment(commands.add_parser("segment", help="segment one patient, or many with --batch"))
     _add_what_if(commands.add_parser("what-if", help="one patient: what if a sequence were missing"))
+    _add_evaluate(commands.add_parser("evaluate", help="score many patients that have a ground truth"))
     _add_info(commands.add_parser("info", help="what the weights are and how well they do"))
     _add_bench(commands.add_parser("bench", help="measure speed and memory on this machine"))
     return parser
@@ -137,6 +138,26 @@ def _add_preparation(group: argparse._ArgumentGroup) -> None:
         help="auto: an installed HD-BET, SynthStrip or deepbet, else our own network",
     )  # fmt: skip
     group.add_argument("--bias-correction", action="store_true", help="N4 bias-field correction of each sequence")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE",
+        help="a folder of case folders, one case folder, or a CSV with the columns case, ground_truth, and t1, t1gd, "
+        "t2, flair or prediction (several: prediction NAME ...)",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of all results")
+    parser.add_argument(
+        "--predictions", action="append", type=Path, metavar="FOLDER",
+        help="segmentations to score, CASE.seg.nrrd, CASE.nii.gz ...; repeatable; a case without any is segmented",
+    )  # fmt: skip
+    parser.add_argument("--ground-truth-convention", choices=GROUND_TRUTH_CONVENTIONS, default="auto")
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes that work on cases at a time")
+    parser.add_argument("--reports", action="store_true", help="a page on each case as well, with pictures")
+    parser.add_argument("--overwrite", action="store_true", help="do cases again that are done already")
+    _add_running(parser)
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.set_defaults(run=_evaluate, parser=parser)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
@@ -344,6 +365,12 @@ def _reference(arguments: argparse.Namespace) -> Optional[str]:
     if arguments.reference and name is None:
         raise RoleError(f"unknown reference {arguments.reference!r}; use T1, T1Gd, T2 or FLAIR")
     return name
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from .review.evaluate_command import run
+
+    return run(arguments)
 
 
 def _info(arguments: argparse.Namespace) -> int:

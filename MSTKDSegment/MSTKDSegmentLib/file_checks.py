@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 from .errors import InputError
 
@@ -28,3 +28,16 @@ def printable(text: str) -> str:
     """`text` of an image header without padding, and with marks in the place of bytes that no console can print."""
     # Scanners write Latin-1 and worse; SWIG hands unknown bytes over as lone surrogates.
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip(" \0")
+
+
+def file_stamp(path: Path) -> list[Any]:
+    """What changes with a file, or the files in a folder: path, number, bytes, time of change. Raises InputError."""
+    with os_errors_as_input_errors(path):
+        files = sorted(item for item in path.iterdir() if item.is_file()) if path.is_dir() else [path]
+        stats = [file.stat() for file in files]
+    return [
+        str(path.resolve()),
+        len(files),
+        sum(s.st_size for s in stats),
+        max((s.st_mtime_ns for s in stats), default=0),
+    ]

@@ -168,8 +168,9 @@ def _lesion_words(review: Review) -> str:
     if review.ground_truth is None:
         return "The slices with most of the prediction's largest lesion in each plane."
     return (
-        "The slices with most of the ground truth's largest lesion in each plane; below, right and wrong voxels of "
-        "each region. White lines: the prediction's border; white dashes: the ground truth's."
+        "The slices with most of the ground truth's largest lesion in each plane; below, those with most of each "
+        "region's largest part, with its right and wrong voxels. "
+        "White lines: the prediction's border; white dashes: the ground truth's."
     )
 
 
@@ -184,13 +185,13 @@ def _lesion_rows(review: Review, one: Reviewed, scene: Scene) -> list[Row]:
         inside = _labels_view(scene, f"Prediction{scene.on(base)}, closer", base, labels, index, close, True)
         return [(whole, inside)]
     views = [whole, _labels_view(scene, f"Ground truth{scene.on(base)}", base, truth, index, scene.head)]
-    scores = {score.region: score for score in one.scores}
-    for region in REGIONS:
-        if region.key in scores:
-            score = scores[region.key].score
-            caption = f"Dice {score.dice:.3f}; volume {score.volume_error_ml:+.2f} ml."
-            heading = f"{region.key}{scene.on(scene.base(region.key))}: right and wrong"
-            views.append(_error_view(review, one, scene, region.key, heading, caption, index, close))
+    for score in one.scores:
+        region = score.region
+        index, tight = _largest(labels_to_regions(labels)[region], labels_to_regions(truth)[region], scene)
+        close = scene.around(tight, LESION_MARGIN_MM, LEAST_SIDE_MM)
+        caption = f"Dice {score.score.dice:.3f}; volume {score.score.volume_error_ml:+.2f} ml."
+        heading = f"{region}{scene.on(scene.base(region))}: right and wrong"
+        views.append(_error_view(review, one, scene, region, heading, caption, index, close))
     if len(views) % 2:
         views.append(View(f"{base or 'No sequence'}, alone", "", scene.cuts(base, index, close), (), close=True))
     return [tuple(views[n : n + 2]) for n in range(0, len(views), 2)]

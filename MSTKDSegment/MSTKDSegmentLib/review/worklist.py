@@ -21,7 +21,8 @@ PREDICTION = "prediction"
 class WorkItem:
     """One case: files of its sequences, of its predictions by name, and of its ground truth.
 
-    problem: why its volumes could not be told apart, "" where they could.
+    problem: why its volumes could not be told apart, "" where they could. reference: the sequence on whose grid it is
+    segmented, where the list names one.
     """
 
     name: str
@@ -29,6 +30,7 @@ class WorkItem:
     predictions: Mapping[str, Path] = field(default_factory=dict)
     ground_truth: Optional[Path] = None
     problem: str = ""
+    reference: Optional[str] = None
 
 
 def read_worklist(
@@ -76,7 +78,7 @@ def _item(case: BatchCase, sets: Mapping[str, Path]) -> WorkItem:
         path = find_prediction(folder, case.name)
         if path is not None:
             found[name] = path
-    return WorkItem(case.name, images, found, truth, problem)
+    return WorkItem(case.name, images, found, truth, problem, case.reference)
 
 
 def find_prediction(folder: Path, case: str) -> Optional[Path]:

@@ -1,0 +1,265 @@
+"""One case of `mstkd evaluate`: segmented where it has no prediction, scored, shown on a page, and noted in one file.
+
+The note, `.cases/NAME.json`, is written at once when the case is done, so that a run that is killed loses one case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import SimpleITK as sitk
+
+from ..case_inputs import CaseInputs
+from ..errors import InputError, MSTKDError, OutputError
+from ..file_checks import file_stamp
+from ..geometry import array_to_image
+from ..pipeline import Progress, Segmenter
+from ..segment_command import CaseRequest, CaseResult, Settings, segment_case
+from ..segmentation_io import atomic_output, read_provenance
+from ..volumes import read_volume
+from .comparison import Review, review
+from .label_maps import read_label_map
+from .report import write_review_report
+from .report_text import what_was_compared, without_folders
+from .worklist import WorkItem
+
+OURS = "segmented here"
+"""What the prediction of a case is called that had none."""
+NOTES, PREDICTIONS, PAGES = ".cases", "predictions", "cases"
+FORMAT = 1
+OK, FAILED_STATUS, SEGMENTED = "ok", "failed", "segmented"
+"""What a note says of a case; the last one: segmented, and not scored yet."""
+
+Record = dict[str, Any]
+Load = Callable[[], Segmenter]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One case and how it is done. bundle: sha256 of the weights with which it is segmented, "" where it is not."""
+
+    item: WorkItem
+    output: Path
+    convention: str
+    reports: bool
+    overwrite: bool
+    bundle: str
+
+    @property
+    def note(self) -> Path:
+        return self.output / NOTES / f"{self.item.name}.json"
+
+    @property
+    def page(self) -> Path:
+        return self.output / PAGES / f"{self.item.name}.html"
+
+    @property
+    def segmentation(self) -> Path:
+        return self.output / PREDICTIONS / f"{self.item.name}.seg.nrrd"
+
+    @property
+    def segmented_here(self) -> bool:
+        return not self.item.predictions
+
+    def files(self) -> list[Path]:
+        """Every file of the user's that it reads."""
+        item = self.item
+        truth = [] if item.ground_truth is None else [item.ground_truth]
+        return [*truth, *item.predictions.values(), *item.images.values()]
+
+
+# --- what is done already --------------------------------------------------------------------------------------------
+
+
+def fingerprint(task: Task) -> str:
+    """Changes with the files that are scored (path, size, time of change), the convention and the weights; "" where a
+    file is not there.
+    """
+    item = task.item
+    try:
+        truth = None if item.ground_truth is None else file_stamp(item.ground_truth)
+        scored: Any = {name: file_stamp(path) for name, path in item.predictions.items()}
+        if task.segmented_here:
+            scored = _segmentation_print(task)
+    except InputError:
+        return ""
+    return _digest([FORMAT, item.name, truth, scored, task.convention])
+
+
+def _segmentation_print(task: Task) -> str:
+    images = {name: file_stamp(path) for name, path in task.item.images.items()}
+    return _digest([images, task.item.reference, task.bundle])
+
+
+def _page_print(task: Task) -> str:
+    return _digest([fingerprint(task), {name: file_stamp(path) for name, path in task.item.images.items()}])
+
+
+def _digest(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_record(task: Task) -> Optional[Record]:
+    """What was noted of the case as it is now; None where there is nothing, or where something has changed since."""
+    record = _noted(task)
+    return record if record is not None and record.get("fingerprint") == fingerprint(task) else None
+
+
+def _noted(task: Task) -> Optional[Record]:
+    try:
+        record = json.loads(task.note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+
+
+def is_done(task: Task) -> bool:
+    """Whether the case need not be done again: it went well, nothing has changed, and its files are there."""
+    record = read_record(task)
+    if record is None or record["status"] != OK:
+        return False
+    if task.segmented_here and not task.segmentation.is_file():
+        return False
+    try:
+        return not task.reports or (record["page"] == _page_print(task) and task.page.is_file())
+    except InputError:
+        return False
+
+
+# --- doing it --------------------------------------------------------------------------------------------------------
+
+
+def run_case(task: Task, load: Load, progress: Optional[Progress] = None) -> Record:
+    """Do the case and note what came of it. A case that cannot be done is noted with its error.
+
+    load: gives the network; called only where the case is segmented. Raises OutputError where the note cannot be
+    written.
+    """
+    try:
+        record = _done(task, load, progress)
+    except MSTKDError as error:
+        record = failed_record(task, " ".join(str(error).split()))
+    except Exception as error:  # a bug in one case must not cost the results of the others
+        record = failed_record(task, f"a bug of this program: {type(error).__name__}: {error}")
+    write_record(task, record)
+    return record
+
+
+def failed_record(task: Task, error: str) -> Record:
+    """The note on a case that could not be done."""
+    return _record(task, FAILED_STATUS, error=error)
+
+
+def write_record(task: Task, record: Record) -> None:
+    """Note what came of the case, whole or not at all. Raises OutputError."""
+    with atomic_output(task.note, overwrite=True, ending=".json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _record(task: Task, status: str, **found: Any) -> Record:
+    """A note; `segmentation` stays as it was before where `found` says nothing of it."""
+    before = (_noted(task) or {}).get("segmentation")
+    return {
+        "format": FORMAT,
+        "case": task.item.name,
+        "fingerprint": fingerprint(task),
+        "status": status,
+        "error": "",
+        "rows": [],
+        "notices": [],
+        "made": {},
+        "page": "",
+        "segmentation": before,
+        **found,
+    }
+
+
+def _done(task: Task, load: Load, progress: Optional[Progress]) -> Record:
+    item = task.item
+    if item.ground_truth is None:
+        raise InputError(
+            f"{item.name}: it has no ground truth that is recognised by its name, or several; name it ..._seg, or give "
+            "a CSV with the column ground_truth"
+        )
+    truth = read_label_map(item.ground_truth, task.convention)
+    result, told = _segmented(task, load, progress) if task.segmented_here else (None, [])
+    files = {OURS: task.segmentation} if task.segmented_here else item.predictions
+    maps = {name: read_label_map(path) for name, path in files.items()}
+    found = review(maps, truth)
+    found = replace(found, notices=tuple(dict.fromkeys((*told, *found.notices))))
+    rows = [
+        {"case": item.name, "prediction": one.name, **score.to_dict()}
+        for one in found.predictions
+        for score in one.scores
+    ]
+    if not rows:
+        raise InputError(f"{item.ground_truth}: it and the predictions have no region in common; nothing to score")
+    made = what_was_compared(maps, truth)
+    page = _write_page(task, found, result, made) if task.reports else ""
+    notices = [without_folders(text, task.files()) for text in found.notices]
+    return _record(task, OK, rows=rows, notices=notices, made=made, page=page)
+
+
+def _segmented(task: Task, load: Load, progress: Optional[Progress]) -> tuple[Optional[CaseResult], Sequence[str]]:
+    """The case segmented, its result in its file, and notices; no result where that file is kept from before."""
+    item, path = task.item, task.segmentation
+    if item.problem:
+        raise InputError(item.problem)
+    if not item.images:
+        raise InputError(f"{item.name}: it has neither a prediction nor a sequence to segment; give at least one")
+    if path.is_file() and not task.overwrite:
+        before = (_noted(task) or {}).get("segmentation")
+        if before is not None and before["fingerprint"] == _segmentation_print(task):
+            return None, before["notices"]
+        if "bundle" not in read_provenance(path):
+            raise OutputError(f"{path} was not made by this program; move it away, or choose another output folder")
+    request = CaseRequest(
+        title=item.name,
+        inputs=CaseInputs(item.images, dict.fromkeys(item.images, "of the list of cases")),
+        outputs=(path,),
+        settings=Settings(overwrite=True),
+        reference=item.reference,
+    )
+    result = segment_case(request, load, progress)
+    # Noted now: scoring may fail, or the run be killed, and the segmentation need not be done again.
+    made = {"fingerprint": _segmentation_print(task), "notices": list(result.notices)}
+    write_record(task, _record(task, SEGMENTED, segmentation=made))
+    return result, result.notices
+
+
+# --- its page --------------------------------------------------------------------------------------------------------
+
+
+def _write_page(task: Task, found: Review, result: Optional[CaseResult], made: Mapping[str, str]) -> str:
+    """Write the page on the case; gives what to know it by later."""
+    images, notices = _images(task, result)
+    write_review_report(
+        task.page,
+        replace(found, notices=(*found.notices, *notices)),
+        images,
+        title=task.item.name,
+        provenance=made,
+        files=task.files(),
+        overwrite=True,
+    )
+    return _page_print(task)
+
+
+def _images(task: Task, result: Optional[CaseResult]) -> tuple[dict[str, sitk.Image], list[str]]:
+    """The sequences to show, and notices on those that cannot be; where they were registered, as they were laid."""
+    if result is not None:
+        case = result.segmentation.case
+        moved = case.on_reference_grid()
+        return {name: array_to_image(array, case.reference_image) for name, array in moved.items()}, []
+    images, notices = {}, []
+    for name, path in task.item.images.items():
+        try:
+            images[name] = read_volume(path).image
+        except MSTKDError as error:
+            notices.append(f"{name} is not shown: {error}")
+    return images, notices
