@@ -6,11 +6,11 @@ import base64
 import io
 import itertools
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from html_pages import Reader
 from MSTKDSegmentLib.errors import OutputError, RoleError
 from MSTKDSegmentLib.regions import LABELS, volumes_ml, voxel_volume_ml
 from MSTKDSegmentLib.report import write_report
@@ -69,29 +69,6 @@ def report_arguments(**changes) -> dict:
         "subset": ("T1Gd", "FLAIR"),
     }
     return {**arguments, **changes}
-
-
-class Reader(HTMLParser):
-    """The visible text of a page, after checking that tags are balanced."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open, self.text, self.pictures = [], [], []
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "img":
-            self.pictures.append(dict(attrs)["src"])
-        if tag not in ("img", "meta"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text.append(data)
 
 
 def read_html(tmp_path, **changes) -> str:

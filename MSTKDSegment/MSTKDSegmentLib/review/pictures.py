@@ -110,7 +110,7 @@ def on_review_grid(image: ImageLike, reference: sitk.Image) -> np.ndarray:
     if isinstance(image, sitk.Image):
         if not same_grid(image, reference):
             image = sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear, 0.0)
-        return np.asarray(sitk.GetArrayViewFromImage(image))
+        return np.asarray(sitk.GetArrayFromImage(image))
     if image.shape != reference.GetSize()[::-1]:
         raise ValueError(f"an array's grid {image.shape} is not the review's {reference.GetSize()[::-1]}")
     return image
