@@ -10,11 +10,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..metrics import region_dice
-from ..regions import REGION_KEYS, volumes_ml
+from ..regions import REGION_KEYS, bounding_box, volumes_ml
 from ..volume_checks import voxel_columns
 from .label_maps import LabelMap, on_grid
 from .places import Place, error_maps, worst_places
 from .scores import RegionReview, review_scores
+
+# A segmentation file may hold the box around its tumour only: what another marks beside it is compared too, unless the
+# grid would become larger than any head, which two patients' tumours are apart.
+LARGEST_GRID_MM = 400.0
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,14 @@ def review(
 ) -> Review:
     """Lay `predictions` (by name) and the ground truth on one grid and compare them.
 
-    grid: image whose voxels are compared; default: the ground truth's, else the first prediction's. order: of the worst
+    grid: image whose voxels are compared; default: see `common_grid`. order: of the worst
     places, see `places.worst_places`. Raises GeometryError where one lies outside the grid, ValueError without any
     prediction.
     """
     if not predictions:
         raise ValueError("no prediction to review")
-    first = next(iter(predictions.values()))
-    grid = grid if grid is not None else (first if ground_truth is None else ground_truth).image
+    if grid is None:
+        grid = common_grid([*(() if ground_truth is None else (ground_truth,)), *predictions.values()])
     notices: list[str] = []
     truth, known = None, REGION_KEYS
     if ground_truth is not None:
@@ -99,6 +103,36 @@ def review(
     names = list(predictions)
     agreement = {(a, b): region_dice(labels[a], labels[b]) for n, a in enumerate(names) for b in names[n + 1 :]}
     return Review(grid, tuple(found), truth, tuple(known), agreement, tuple(dict.fromkeys(notices)))
+
+
+def common_grid(maps: Sequence[LabelMap]) -> sitk.Image:
+    """The grid of the first of `maps`, made larger where the tumour of another reaches beyond it.
+
+    It is the first's that marks anything: an empty map may stand on any voxels.
+    """
+    filled = [one for one in maps if one.labels.any()]
+    image = (filled or maps)[0].image
+    low, high = np.zeros(3), np.array(image.GetSize()) - 1.0
+    for one in filled[1:]:
+        corners = _tumour_corners(one, image)
+        low, high = np.minimum(low, np.floor(corners.min(0) + 1e-3)), np.maximum(high, np.ceil(corners.max(0) - 1e-3))
+    size = high - low + 1
+    if tuple(size) == image.GetSize() or (size * image.GetSpacing()).max() > LARGEST_GRID_MM:
+        return image
+    larger = sitk.Image([int(side) for side in size], sitk.sitkUInt8)
+    larger.SetSpacing(image.GetSpacing())
+    larger.SetDirection(image.GetDirection())
+    larger.SetOrigin(image.TransformContinuousIndexToPhysicalPoint(low.tolist()))
+    return larger
+
+
+def _tumour_corners(one: LabelMap, image: sitk.Image) -> np.ndarray:
+    """(8, 3) the corners (voxel centres) of the box around the tumour as indices (x, y, z) of `image`."""
+    box = bounding_box(one.labels > 0)
+    assert box is not None  # asked of maps that mark something only
+    ends = [(side.start, side.stop - 1) for side in box[::-1]]
+    points = [one.image.TransformIndexToPhysicalPoint((x, y, z)) for x in ends[0] for y in ends[1] for z in ends[2]]
+    return np.array([image.TransformPhysicalPointToContinuousIndex(point) for point in points])
 
 
 def _reviewed(
