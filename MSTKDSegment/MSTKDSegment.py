@@ -132,6 +132,8 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             getattr(self.ui, f"{name}FlagLabel").styleSheet = self._warningStyle
         self.ui.noticeLabel.styleSheet = self._warningStyle
 
+        self.review = self._addReview()
+
         self.ticker = qt.QTimer()
         self.ticker.setInterval(TICK_MS)
         self.ticker.connect("timeout()", self.onTick)
@@ -158,9 +160,17 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.app.connect("aboutToQuit()", self.onQuit)
         self.initializeParameterNode()
 
+    def _addReview(self):
+        from MSTKDSegmentLib.slicer_review_panel import ReviewPanel
+
+        widget = slicer.util.loadUI(self.resourcePath("UI/MSTKDSegmentReview.ui"))
+        self.ui.reviewCollapsibleButton.layout().addWidget(widget)
+        return ReviewPanel(widget, self._warningStyle)
+
     def cleanup(self):
         """The application closes, or the module is reloaded: no process may stay behind."""
         self.onQuit()
+        self.review.cleanup()
         slicer.app.disconnect("aboutToQuit()", self.onQuit)
         self.ticker.stop()
         self.settler.stop()
@@ -174,6 +184,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self):
+        self.review.refresh()
         self.initializeParameterNode()
         self.proposeWhereNobodyChose()
 
@@ -322,8 +333,8 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         A choice that somebody made, also the choice of nothing for one sequence, is left alone.
         """
-        if self._parameterNode is None or self.task is not None:
-            return
+        if self._parameterNode is None or self.task is not None or self.review.reading.items:
+            return  # who goes through a worklist did not come to segment each case
         chosen = self.chosenVolumes()
         if not chosen:
             self.onPropose()
