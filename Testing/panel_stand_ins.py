@@ -7,16 +7,19 @@ MRML, the logic and the worker are real.
 from __future__ import annotations
 
 import enum
+import sys
 import types
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import ClassVar
 
 import vtk
 
 COMMON = {"visible": True, "enabled": True, "toolTip": ""}
 PROPERTIES = {
     "QLabel": {"text": "", "styleSheet": ""},
-    "QLineEdit": {"text": ""},
+    "QLineEdit": {"text": "", "styleSheet": ""},
+    "QComboBox": {"currentIndex": 0},
     "QPlainTextEdit": {"plainText": ""},
     "QProgressBar": {"value": 0},
 }
@@ -65,7 +68,71 @@ class TableView(Widget):
         assert self.table is not None
 
 
-KINDS = {"QPushButton": Button, "QPlainTextEdit": Log, "qMRMLTableView": TableView}
+class Changing(Widget):
+    """A widget whose `signal` is sent when what it holds changes, by a person or by the program."""
+
+    signal = ""
+
+    def connect(self, signal: str, slot) -> None:
+        assert signal == self.signal
+        self._slots.append(slot)
+
+    def _changed(self, value: object) -> None:
+        for slot in self._slots:
+            slot(value)
+
+
+class ComboBox(Changing):
+    signal = "currentIndexChanged(int)"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        before = self.__dict__.get(name)
+        super().__setattr__(name, value)
+        if name == "currentIndex" and value != before:
+            self._changed(value)
+
+
+class NodeComboBox(Changing):
+    signal = "currentNodeChanged(vtkMRMLNode*)"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+        self.__dict__["node"] = None
+
+    def currentNode(self):  # noqa: N802
+        return self.node
+
+    def setCurrentNode(self, node) -> None:  # noqa: N802
+        if node is not self.node:
+            self.__dict__["node"] = node
+            self._changed(node)
+
+
+class LineEdit(Changing):
+    """Its signal is sent only for what a person types."""
+
+    signal = "textEdited(QString)"
+
+    def type(self, text: str) -> None:
+        assert self.enabled, f"{self.name} cannot be typed in"
+        self.text = text
+        self._changed(text)
+
+
+class Section(Widget):
+    def layout(self):
+        return types.SimpleNamespace(addWidget=lambda widget: None)
+
+
+KINDS = {
+    "QPushButton": Button,
+    "QPlainTextEdit": Log,
+    "qMRMLTableView": TableView,
+    "QComboBox": ComboBox,
+    "qMRMLNodeComboBox": NodeComboBox,
+    "QLineEdit": LineEdit,
+    "ctkCollapsibleButton": Section,
+}
 
 
 def widgets_of(ui_file: Path) -> types.SimpleNamespace:
@@ -108,11 +175,96 @@ class Timer:
             self._slot()
 
 
+class FileDialog:
+    """`qt.QFileDialog` that answers what `answers` holds, the next first; "" for a person who declines."""
+
+    AcceptSave, DontConfirmOverwrite = 1, 4
+    answers: ClassVar[list] = []
+    confirms: ClassVar[list] = []
+
+    def __init__(self, _parent, title: str, start: str, pattern: str) -> None:
+        assert title and "*.csv" in pattern
+        self.answer = ""
+
+    def setAcceptMode(self, mode: int) -> None:  # noqa: N802
+        assert mode == self.AcceptSave
+
+    def setDefaultSuffix(self, suffix: str) -> None:  # noqa: N802
+        assert suffix == "csv"
+
+    def setOption(self, option: int, on: bool) -> None:  # noqa: N802
+        assert option == self.DontConfirmOverwrite
+        self.confirms.append(not on)
+
+    def selectFile(self, name: str) -> None:  # noqa: N802
+        assert name
+
+    def exec_(self) -> int:
+        self.answer = self.answers.pop(0)
+        return int(bool(self.answer))
+
+    def selectedFiles(self) -> tuple:  # noqa: N802
+        return (self.answer,)
+
+    @classmethod
+    def getExistingDirectory(cls, _parent, _title: str, _start: str) -> str:  # noqa: N802
+        return cls.answers.pop(0)
+
+    @classmethod
+    def getOpenFileName(cls, _parent, _title: str, _start: str, _pattern: str) -> str:  # noqa: N802
+        return cls.answers.pop(0)
+
+
+class Clipboard:
+    text = ""
+
+    @classmethod
+    def setText(cls, text: str) -> None:  # noqa: N802
+        cls.text = text
+
+
+def qt_module() -> types.ModuleType:
+    """What is used of `qt`."""
+    qt = types.ModuleType("qt")
+    qt.QTimer = Timer
+    qt.QPalette = types.SimpleNamespace(Window=10)
+    qt.QFileDialog = FileDialog
+    qt.QApplication = types.SimpleNamespace(clipboard=lambda: Clipboard)
+    FileDialog.answers, FileDialog.confirms = [], []
+    return qt
+
+
+def install_qt(monkeypatch) -> None:
+    """Make `import qt` find the stand-in, in the library's files too that were imported with an earlier one."""
+    monkeypatch.setitem(sys.modules, "qt", qt_module())
+    for name in ("panel", "cases_panel", "widgets"):
+        monkeypatch.delitem(sys.modules, f"MSTKDSegmentLib.slicer_review_{name}", raising=False)
+
+
+def loaded_ui(path: str) -> types.SimpleNamespace:
+    """As `slicer.util.loadUI`; `slicer.util.childWidgetVariables` of it is `widgets_of(widget.file)`."""
+    return types.SimpleNamespace(file=Path(path), setMRMLScene=lambda scene: None)
+
+
+class SliceWidget:
+    fitted = 0
+
+    def sliceController(self):  # noqa: N802
+        return types.SimpleNamespace(fitSliceToBackground=self._fit)
+
+    def _fit(self) -> None:
+        self.fitted += 1
+
+
 class Application:
     """The part of `slicer.app` that is used."""
 
     def __init__(self) -> None:
         self.connected = []
+        self.slices = {}
+
+    def layoutManager(self):  # noqa: N802
+        return types.SimpleNamespace(sliceWidget=lambda name: self.slices.setdefault(name, SliceWidget()))
 
     def connect(self, signal: str, slot) -> None:
         self.connected.append((signal, slot))

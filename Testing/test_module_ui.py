@@ -11,6 +11,8 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "MSTKDSegment"
 UI = FOLDER / "Resources" / "UI" / "MSTKDSegment.ui"
+REVIEW_UI = FOLDER / "Resources" / "UI" / "MSTKDSegmentReview.ui"
+REVIEW = [FOLDER / "MSTKDSegmentLib" / f"slicer_review_{name}.py" for name in ("panel", "cases_panel", "widgets")]
 MODULE = FOLDER / "MSTKDSegment.py"
 PARAMETERS = FOLDER / "MSTKDSegmentLib" / "slicer_parameters.py"
 INPUTS = ("t1", "t1gd", "t2", "flair")
@@ -59,9 +61,45 @@ def fields() -> dict:
     return {n.target.id: ast.unparse(n.annotation) for n in node.body if isinstance(n, ast.AnnAssign)}
 
 
-def test_names_are_given_once(ui):
-    names = names_in(ui)
+@pytest.fixture(scope="module", params=[UI, REVIEW_UI], ids=["segment", "review"])
+def any_ui(request) -> ET.Element:
+    return ET.parse(request.param).getroot()
+
+
+@pytest.fixture(scope="module", params=[MODULE, *REVIEW], ids=lambda path: path.stem)
+def any_source(request) -> str:
+    return request.param.read_text(encoding="utf-8")
+
+
+def test_names_are_given_once(any_ui):
+    names = names_in(any_ui)
     assert len(names) == len(set(names))
+
+
+def test_the_review_section_names_what_exists_and_uses_what_is_there():
+    """Nothing of it is tied to parameters: every widget that is not a caption or a frame is spoken to."""
+    named = names_in(ET.parse(REVIEW_UI).getroot())
+    sources = "".join(path.read_text(encoding="utf-8") for path in REVIEW)
+    used = set(re.findall(r"\bui\.(\w+)", sources))
+    shown_only = re.compile(r".*Caption$|.*Layout$|.*GroupBox$|^MSTKDSegmentReview$")
+    assert {name for name in named if not shown_only.match(name)} == used
+
+
+def test_the_review_sections_combo_boxes_hold_what_their_code_counts():
+    from MSTKDSegmentLib.regions import REGION_KEYS
+    from MSTKDSegmentLib.review.places import ORDERS
+
+    widgets = {one.get("name"): one for one in ET.parse(REVIEW_UI).getroot().iter("widget")}
+
+    def items(name: str) -> list:
+        return [one.findtext("string") for one in widgets[name].iterfind("item/property")]
+
+    assert items("regionComboBox") == list(REGION_KEYS)
+    assert [one.lower() for one in items("orderComboBox")] == list(ORDERS)
+    assert items("showComboBox") == ["Errors (TP, FP, FN)", "Prediction", "Ground truth"]
+    for name in ("predictionSelector", "truthSelector"):
+        types = [one.text for one in widgets[name].find("property[@name='nodeTypes']/stringlist")]
+        assert types == ["vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"]
 
 
 def test_every_object_that_the_code_names_exists_and_the_reverse(ui, source):
@@ -93,13 +131,14 @@ def test_every_parameter_has_its_widget_and_the_widgets_type_fits(ui):
     assert parameters_set(ui) == {name: widgets[kind] for name, kind in fields().items()}
 
 
-def test_every_node_selector_gets_the_scene_and_lets_a_sequence_be_missing(ui):
+def test_every_node_selector_gets_the_scene_and_lets_a_sequence_be_missing(any_ui):
+    ui = any_ui
     receivers = {
         connection.findtext("receiver")
         for connection in ui.iter("connection")
         if connection.findtext("signal") == "mrmlSceneChanged(vtkMRMLScene*)"
         and connection.findtext("slot") == "setMRMLScene(vtkMRMLScene*)"
-        and connection.findtext("sender") == "MSTKDSegment"
+        and connection.findtext("sender") == ui.findtext("class")
     }
     selectors = [widget for widget in ui.iter("widget") if widget.get("class") == "qMRMLNodeComboBox"]
     assert receivers == {widget.get("name") for widget in selectors}
@@ -118,7 +157,8 @@ def test_the_brain_mask_is_chosen_from_the_types_that_the_parameter_takes(ui):
     assert fields()["brainMask"] == MASK == f"Optional[Union[{', '.join(types)}]]"
 
 
-def test_custom_classes_are_declared_and_all_texts_can_be_translated(ui):
+def test_custom_classes_are_declared_and_all_texts_can_be_translated(any_ui):
+    ui = any_ui
     classes = {widget.get("class") for widget in ui.iter("widget") if not widget.get("class").startswith("Q")}
     assert classes == {
         custom.findtext("class") for custom in ui.iter("customwidget") if custom.find("class") is not None
@@ -134,19 +174,36 @@ def test_custom_classes_are_declared_and_all_texts_can_be_translated(ui):
                 assert text.get("notr") != "true", widget.get("name")
 
 
-def test_no_text_for_the_user_escapes_translation(source):
+def test_no_text_for_the_user_escapes_translation(any_source):
     """Every sentence that reaches a widget is in _(), and none is an f-string, which lupdate cannot read."""
-    tree = ast.parse(source)
+    tree = ast.parse(any_source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_":
             assert all(not isinstance(part, ast.JoinedStr) for part in ast.walk(node.args[0])), node.lineno
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "_tell":
+        called = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+        if called in ("_tell", "tell"):
             text = node.args[1]
             assert not (isinstance(text, ast.Constant) and text.value), node.lineno
             assert not isinstance(text, ast.JoinedStr), node.lineno
 
 
-def test_slots_that_are_connected_exist(source):
+def test_no_qt_property_is_called(any_source):
+    """In PythonQt these are plain values: calling one raises "not callable" only when somebody presses the button."""
+    values = {"currentText", "currentIndex", "text", "enabled", "visible", "checked", "value", "toolTip", "plainText"}
+    tree = ast.parse(any_source)
+    ui_calls = [
+        node.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and re.search(r"\bui\.\w+$", ast.unparse(node.func.value))
+    ]
+    assert not values & set(ui_calls)
+
+
+@pytest.mark.parametrize("path", [MODULE, *REVIEW[:2]], ids=lambda path: path.stem)
+def test_slots_that_are_connected_exist(path):
+    source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     methods = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     connected = re.findall(r'connect\("(?:[^"]+)", (?:self\.)?(\w+)\)', source)

@@ -13,7 +13,7 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("torch")
 from conftest import brain_image  # noqa: E402 - needs slicer
-from panel_stand_ins import Application, Choice, Parameters, Timer, widgets_of  # noqa: E402
+from panel_stand_ins import Application, Choice, Parameters, install_qt, loaded_ui, widgets_of  # noqa: E402
 from scene_nodes import add_user_segment, node_ids, volume_of_image  # noqa: E402
 
 FOLDER = Path(__file__).parents[1] / "MSTKDSegment"
@@ -52,20 +52,18 @@ def panel(scene, monkeypatch, random_bundle):
     bases.ScriptedLoadableModule = bases.ScriptedLoadableModuleTest = type("Base", (), {})
     i18n = types.ModuleType("slicer.i18n")
     i18n.tr, i18n.translate = (lambda text: text), (lambda _context, text: text)
-    qt = types.ModuleType("qt")
-    qt.QTimer = Timer
-    qt.QPalette = types.SimpleNamespace(Window=10)
+    install_qt(monkeypatch)
     parameters = types.ModuleType("MSTKDSegmentLib.slicer_parameters")
     parameters.MSTKDSegmentParameterNode = Parameters
-    for stand_in in (bases, i18n, qt, parameters):
+    for stand_in in (bases, i18n, parameters):
         monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     scene.RegisterNodeClass(slicer.vtkMRMLScriptedModuleNode())
     monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
     monkeypatch.setattr(slicer, "app", Application(), raising=False)
     told, layers = [], []
     for name, value in {
-        "loadUI": lambda path: types.SimpleNamespace(setMRMLScene=lambda scene: None),
-        "childWidgetVariables": lambda _widget: widgets_of(FOLDER / "Resources" / "UI" / "MSTKDSegment.ui"),
+        "loadUI": loaded_ui,
+        "childWidgetVariables": lambda widget: widgets_of(widget.file),
         "showStatusMessage": lambda text, _milliseconds=0: told.append(text),
         "confirmOkCancelDisplay": lambda text, windowTitle="": False,  # noqa: N803
         "setSliceViewerLayers": lambda **shown: layers.append(shown),

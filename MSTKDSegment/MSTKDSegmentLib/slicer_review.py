@@ -232,6 +232,14 @@ class Compared:
         """The nodes that were compared."""
         return (self.prediction,) if self.truth is None else (self.prediction, self.truth)
 
+    def require_nodes(self) -> None:
+        """Raises Cancelled where one of the nodes has left the scene."""
+        for node in self.nodes:
+            if node.GetScene() is None:
+                raise Cancelled(
+                    _("{name} was removed from the scene; the comparison was dropped.").format(name=node.GetName())
+                )
+
     def stale(self) -> str:
         """What to tell where one of the nodes changed or went since; "" where all is as it was compared."""
         for node, state in zip(self.nodes, self.states):
@@ -269,13 +277,10 @@ class Comparing:
         """The outcome. Raises what the comparison raised, and Cancelled where a node has left the scene meanwhile."""
         if self._background.error is not None:
             raise self._background.error
-        for node in filter(None, (self._prediction, self._truth)):
-            if node.GetScene() is None:
-                raise Cancelled(
-                    _("{name} was removed from the scene; the comparison was dropped.").format(name=node.GetName())
-                )
         found, places = self._background.outcome
-        return Compared(self._prediction, self._truth, found, places, self._states, self.seconds)
+        compared = Compared(self._prediction, self._truth, found, places, self._states, self.seconds)
+        compared.require_nodes()
+        return compared
 
 
 def compare(prediction: Any, truth: Optional[Any] = None) -> Compared:

@@ -8,7 +8,6 @@ from typing import Any, Optional
 
 import numpy as np
 import slicer
-import vtk
 
 from .background import Background
 from .errors import InputError, MSTKDError
@@ -181,9 +180,8 @@ def remove(scene: Any, nodes: Sequence[Any]) -> None:
 
 
 def _referred(scene: Any, node: Any) -> bool:
-    found = vtk.vtkCollection()
-    scene.GetReferencingNodes(node, found)
-    return bool(found.GetNumberOfItems())
+    others = (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes()))
+    return any(scene.IsNodeReferencingNodeID(one, node.GetID()) for one in others)
 
 
 # --- how far one is ---------------------------------------------------------------------------------------------------

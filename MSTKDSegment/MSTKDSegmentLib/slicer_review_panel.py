@@ -197,14 +197,17 @@ class ReviewPanel:
 
     def _compareSteps(self) -> Job:
         task = Comparing(self.choices.get(PREDICTION), self.choices.get(TRUTH))
+        yield _("comparing")
         while task.poll():
             yield _("comparing")
         compared = task.take()
-        self.compared, self._place = compared, -1
         yield _("showing the figures")
+        compared.require_nodes()
+        self.compared, self._place = compared, -1
         self.choices.choose(TABLE, put_table(compared, self.scene, self.choices.get(TABLE)))
         if compared.truth is not None:
             yield _("showing the errors")
+            compared.require_nodes()
             if self.choices.region not in compared.reviewed.errors:
                 self.choices.set("region", next(iter(compared.reviewed.errors), self.choices.region))
             self._putOverlay()
