@@ -52,6 +52,25 @@ def write_case(folder: Path, **roles: int) -> dict[str, Path]:
     return paths
 
 
+def write_dicom_series(folder, image, **tags):
+    """One file a slice, as a scanner would; `tags` by group and element ("0008_103e")."""
+    folder.mkdir(parents=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    image = sitk.Cast(image, sitk.sitkInt16)
+    for index in range(image.GetSize()[2]):
+        part = image[:, :, index]
+        position = "\\".join(f"{value:g}" for value in image.TransformIndexToPhysicalPoint((0, 0, index)))
+        fixed = {
+            **{"0008|0060": "MR", "0020|000d": "1.2.3", "0020|000e": f"1.2.3.{folder.name}", "0020|0013": str(index)},
+            **{"0008|0018": f"1.2.3.{folder.name}.{index}", "0020|0032": position, "0020|0037": "1\\0\\0\\0\\1\\0"},
+        }
+        for key, text in {**fixed, **{key.replace("_", "|"): text for key, text in tags.items()}}.items():
+            part.SetMetaData(key, text)
+        writer.SetFileName(str(folder / f"{index:03d}.dcm"))
+        writer.Execute(part)
+
+
 def files_below(folder: Path) -> list[str]:
     """Every file and folder below `folder`, hidden ones included."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

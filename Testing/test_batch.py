@@ -138,6 +138,13 @@ def test_two_cases_whose_reports_would_be_one_file_are_refused(run, tmp_path, ou
     assert run(tmp_path / "cases")[1]["ok"] == ["anna", "anna-quality"]  # without reports nothing collides
 
 
+def test_what_is_kept_beside_the_cases_is_no_case(run, tmp_path, out):
+    write_case(tmp_path / "cases" / "anna", t2=3)
+    for outcome in ("ok", "skipped"):
+        code, printed = run(tmp_path / "cases", "--keep", tmp_path / "cases" / "kept")
+        assert code == 0 and printed[outcome] == ["anna"]
+
+
 def test_a_home_folder_for_what_is_kept_is_found_again(run, tmp_path, out, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import EXPECTED_DICE, SHAPE, brain_image, files_below, write_case
+from conftest import EXPECTED_DICE, SHAPE, brain_image, files_below, write_case, write_dicom_series
 from MSTKDSegmentLib import __version__, case_inputs, cli, segment_command
 from MSTKDSegmentLib.appearance import Look
 from MSTKDSegmentLib.cli import main
@@ -162,25 +162,6 @@ def test_overwrite_replaces(segment, tmp_path, case_files):
     path.write_text("old")
     segment("--t1", case_files["t1"], "-o", path, "--overwrite")
     assert read_labels(path).shape == SHAPE
-
-
-def write_dicom_series(folder, image, **tags):
-    """One file a slice, as a scanner would; `tags` by group and element ("0008_103e")."""
-    folder.mkdir(parents=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    image = sitk.Cast(image, sitk.sitkInt16)
-    for index in range(image.GetSize()[2]):
-        part = image[:, :, index]
-        position = "\\".join(f"{value:g}" for value in image.TransformIndexToPhysicalPoint((0, 0, index)))
-        fixed = {
-            **{"0008|0060": "MR", "0020|000d": "1.2.3", "0020|000e": f"1.2.3.{folder.name}", "0020|0013": str(index)},
-            **{"0008|0018": f"1.2.3.{folder.name}.{index}", "0020|0032": position, "0020|0037": "1\\0\\0\\0\\1\\0"},
-        }
-        for key, text in {**fixed, **{key.replace("_", "|"): text for key, text in tags.items()}}.items():
-            part.SetMetaData(key, text)
-        writer.SetFileName(str(folder / f"{index:03d}.dcm"))
-        writer.Execute(part)
 
 
 def test_case_folder_of_dicom_series_is_read_by_its_tags(segment, tmp_path):

@@ -116,6 +116,8 @@ NAMES = [
     ("Necrotic core", "Peritumoral edema", "Enhancing tumor"),
     ("non-enhancing tumour", "oedema / infiltration", "Enhancing"),
     ("NET", "SNFH", "ET"),
+    ("NETC", "SNFH", "ET"),
+    ("unenhancing part", "edema", "enhancing part"),
     tuple(one.title for one in LABELS),
 ]
 
@@ -185,6 +187,17 @@ def test_what_is_not_drawn_is_not_known(image, labels):
         assert label_map_from_segments(segments, image, "x").known == known
     unnamed = label_map_from_segments([Segment("Segment_1", labels > 0)], image, "x")
     assert unnamed.known == ("WT",) and "taken as the whole tumour" in unnamed.doubts[0]
+    # What was not understood may be the part that is missing.
+    part = label_map_from_segments([Segment("tumor", labels == 3), Segment("edema", labels == 2)], image, "x")
+    assert part.known == () and "tumor" in part.doubts[0]
+    assert label_map_from_segments([Segment("", labels > 0)], image, "x").doubts == (
+        "x: its only segment (number 1 (unnamed)) was taken as the whole tumour.",
+    )
+    for name in ("whole brain", "cortex score", "brain"):
+        with pytest.raises(InputError, match=f"none of its segments \\({name}, left\\)"):
+            label_map_from_segments([Segment(name, labels > 0), Segment("left", labels > 1)], image, "x")
+    core = label_map_from_segments([Segment("tumor core without necrosis", labels == 3)], image, "x")
+    assert core.known == ("TC",)
     with pytest.raises(InputError, match="rename them"):
         label_map_from_segments([Segment("left", labels > 0), Segment("right", labels > 1)], image, "x")
 
@@ -239,6 +252,40 @@ def test_what_lies_outside_is_told_or_refused(image, labels):
     away.SetOrigin((900.0, 0.0, 0.0))
     with pytest.raises(GeometryError, match=r"truth\.nii\.gz: its tumour lies outside T1Gd"):
         on_grid(label_map, away, "T1Gd")
+
+
+def test_a_tumour_thinner_than_the_slices_is_not_taken_for_another_patients(image):
+    thin = np.zeros(image.GetSize()[::-1], np.uint8)
+    thin[23:25, 20:26, 20:26] = 3
+    thick = sitk.Image([48, 48, 6], sitk.sitkFloat32)
+    thick.SetSpacing((1.0, 1.0, 8.0))
+    x, y, z = image.GetOrigin()
+    thick.SetOrigin((x, y, z + 3.0))  # slices at 3, 11, 19, 27: none meets 23 and 24
+    found, notices = on_grid(label_map_from_values(thin, image, "truth.nii.gz", "brats2023"), thick, "T1Gd")
+    assert not found.any() and "falls between the voxels of T1Gd" in notices[0]
+
+
+def test_values_that_are_whole_but_for_rounding(image, labels):
+    assert np.array_equal(label_map_from_values(labels * np.float32(0.9999), image, "x").labels, labels)
+    noise = np.random.default_rng(0).random(labels.shape).astype(np.float32)
+    with pytest.raises(InputError, match=r"and \d+ more; known are") as refused:
+        label_map_from_values(noise, image, "x")
+    assert len(str(refused.value)) < 400
+
+
+def test_necrosis_and_oedema_that_lie_equally_far_out_leave_a_doubt(image):
+    labels = np.zeros(image.GetSize()[::-1], np.uint8)
+    labels[10:20, 10:20, 10:20], labels[10:20, 10:20, 20:30], labels[14:16, 14:16, 19:21] = 1, 2, 3
+    found = label_map_from_values(labels, image, "x")
+    assert np.array_equal(found.labels, labels) and "equally far out" in found.doubts[0]
+
+
+def test_a_flat_segmentation_is_refused(tmp_path):
+    flat = sitk.Image([8, 8], sitk.sitkUInt8)
+    flat.SetMetaData("Segment0_ID", "ET")
+    sitk.WriteImage(flat, str(tmp_path / "flat.seg.nrrd"))
+    with pytest.raises(InputError, match=r"flat\.seg\.nrrd.*2-D"):
+        read_label_map(tmp_path / "flat.seg.nrrd")
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -59,6 +59,8 @@ def test_sheared_axes_change_volumes_alone():
     plain, tilted = (review_scores(true, true, ONE, direction=one)[0] for one in (None, sheared))
     assert tilted.reference_ml == pytest.approx(0.8 * plain.reference_ml)
     assert tilted.score == plain.score
+    larger = np.where(box((5, 5, 5), (15, 15, 16)), 2, 0).astype(np.uint8)
+    assert review_scores(larger, true, ONE, direction=sheared)[0].volume_error_percent == pytest.approx(10.0)
 
 
 def test_empty_masks_follow_one_policy():
@@ -157,6 +159,12 @@ def test_specks_do_not_count():
     assert lesion_score(speck, speck, (2.0, 1.0, 1.0)).reference == 1  # 96 mm3
 
 
+def test_a_part_that_touches_a_speck_alone_is_false():
+    speck, huge = box((2, 2, 2), (5, 5, 5)), box((2, 2, 2), (25, 25, 25))
+    found = lesion_score(huge, speck, ONE)
+    assert (found.reference, found.found, found.false, found.dice, found.f1) == (0, 0, 1, 0.0, 0.0)
+
+
 def test_parts_that_touch_a_widened_lesion_belong_to_it():
     lesion = box((10, 10, 10), (16, 16, 16))
     beside = box((10, 10, 18), (16, 16, 24))  # 2 mm beside: no voxel in common, but no invention elsewhere
@@ -204,6 +212,16 @@ def test_an_error_of_several_regions_is_named_once_and_specks_not_at_all():
     assert [(one.region, one.kind, one.distance_mm) for one in places] == [("WT", INVENTED, math.inf)]
     assert places[0].to_dict()["distance_mm"] is None
     assert not worst_places(found, found, image_for(true))
+
+
+def test_by_distance_an_error_has_the_region_in_which_it_reaches_furthest():
+    true = np.where(box((5, 5, 5), (15, 15, 15)), 2, 0).astype(np.uint8)
+    true[5:7, 5:7, 5:7] = 3
+    found = true.copy()
+    found[14:17, 14:17, 14:17] = 3  # beside the oedema, far from the enhancing tumour
+    found[14, 14, 14] = 2
+    (place,) = worst_places(found, true, image_for(true), "distance")[:1]
+    assert place.region == "TC" and place.distance_mm == pytest.approx(math.dist((16, 16, 16), (6, 6, 6)))
 
 
 def test_places_lie_in_the_patient_wherever_the_image_does():
@@ -258,4 +276,8 @@ def test_a_mask_as_ground_truth_scores_the_whole_tumour_alone():
     found = review({"a": label_map_from_values(labels, image, "a")}, label_map_from_values(true, image, "t"))
     assert [one.region for one in found.predictions[0].scores] == ["WT"]
     assert set(found.predictions[0].errors) == {"WT"}
+    pair = {"a": label_map_from_values(labels, image, "a"), "mask": label_map_from_values(true, image, "t")}
+    both = review(pair)
+    assert both.agreement[("a", "mask")] == {"WT": 1.0}
+    assert set(both.predictions[1].volumes_ml) == {"WT"} and set(both.predictions[0].volumes_ml) > {"WT", "NCR"}
     assert found.notices == ("t: it holds one value (1) and was taken as a mask of the whole tumour.",)

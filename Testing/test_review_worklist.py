@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import SHAPE, image_of, write_case
+from conftest import SHAPE, brain_image, image_of, write_case, write_dicom_series
 from hypothesis import given
 from hypothesis import strategies as st
 from MSTKDSegmentLib.errors import InputError, OutputError
+from MSTKDSegmentLib.review import verdicts
 from MSTKDSegmentLib.review.verdicts import COLUMNS, VERDICTS, Verdict, append_verdict, latest, read_verdicts
 from MSTKDSegmentLib.review.worklist import find_ground_truth, find_prediction, read_worklist
 
@@ -61,6 +64,13 @@ def test_a_table_names_files_and_several_predictions(tmp_path):
     assert item.images == {"T1": tmp_path / "a/t1.nii.gz"} and item.ground_truth == tmp_path / "a/seg.nii.gz"
     table.write_text("case,prediction,ground_truth\nanna,x.nii.gz,seg.nii.gz\n")
     assert read_worklist(table)[0].predictions == {"prediction": tmp_path / "x.nii.gz"}
+    for line, words in (
+        ("case,t1,prediction,prediction prediction\nanna,a,b,c\n", "two columns of predictions"),
+        ("case,t1,prediction\nanna,a,~nobody-of-this-name/x\n", "give the whole path"),
+    ):
+        table.write_text(line)
+        with pytest.raises(InputError, match=words):
+            read_worklist(table)
     table.write_text("case,prediction\nanna,x.nii.gz\n")
     with pytest.raises(InputError, match="at least one of"):
         read_worklist(table)
@@ -71,7 +81,30 @@ def test_of_two_segmentations_none_is_the_ground_truth(tmp_path):
     assert find_ground_truth(tmp_path) == tmp_path / "a_seg.nii.gz"
     write_labels(tmp_path / "b_mask.nii.gz")
     assert find_ground_truth(tmp_path) is None
+    write_case(tmp_path, t1=1)
+    (item,) = read_worklist(tmp_path)
+    assert item.ground_truth is None and "a_seg.nii.gz, b_mask.nii.gz: which is the ground truth?" in item.problem
+
+
+def test_a_prediction_is_found_by_its_case_or_as_the_only_file(tmp_path):
     assert find_prediction(tmp_path, "nobody") is None
+    alone = write_labels(tmp_path / "anna" / "result.nii.gz")
+    assert find_prediction(tmp_path, "anna") == alone
+    write_labels(tmp_path / "anna" / "other.nii.gz")
+    assert find_prediction(tmp_path, "anna") is None
+    called = write_labels(tmp_path / "anna" / "anna_seg.nii.gz")
+    assert find_prediction(tmp_path, "anna") == called
+    loud = write_labels(tmp_path / "BERT.nii").rename(tmp_path / "BERT.NII")
+    assert find_prediction(tmp_path, "bert") == loud
+
+
+def test_one_case_in_folders_of_dicom_series(tmp_path):
+    for name, seed in (("t1", 1), ("flair", 2)):
+        write_dicom_series(tmp_path / "anna" / name, brain_image(seed), **{"0008|103e": name})
+    (item,) = read_worklist(tmp_path / "anna")
+    assert item.name == "anna" and set(item.images) == {"T1", "FLAIR"}
+    (item,) = read_worklist(tmp_path)
+    assert item.name == "anna" and set(item.images) == {"T1", "FLAIR"}
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -90,18 +123,57 @@ def test_verdicts_are_appended_and_the_last_counts(tmp_path):
     assert path.read_text(encoding="utf-8").splitlines()[0] == ",".join(COLUMNS)
 
 
-@given(cut=st.integers(1, 200), comment=st.text(max_size=30))
-def test_a_line_that_a_crash_cut_spoils_no_other(cut, comment, tmp_path_factory):
+@given(cut=st.integers(1, 200), comment=st.text(max_size=30), torn=st.sampled_from(["x" * 90, 'bad, "very" ' * 20]))
+def test_a_line_that_a_crash_cut_spoils_no_other(cut, comment, torn, tmp_path_factory):
     path = tmp_path_factory.mktemp("verdicts") / "v.csv"
     append_verdict(path, Verdict("a", "p", "accept", 1.0, "first"))
     whole = path.stat().st_size
-    append_verdict(path, Verdict("b", "p", "reject", 2.0, "x" * 200))
+    append_verdict(path, Verdict("b", "p", "reject", 2.0, torn))
+    end = path.stat().st_size
     with path.open("rb+") as file:
-        file.truncate(whole + cut)
-    append_verdict(path, Verdict("c", "p", "minor edits", 3.0, comment))
+        file.truncate(min(whole + cut, end - 2))
+    third = append_verdict(path, Verdict("c", "p", "minor edits", 3.0, comment))
+    append_verdict(path, Verdict("d", "p", "accept", 4.0))
     found = read_verdicts(path)
-    assert [one.case for one in found if one.case != "b"] == ["a", "c"]
-    assert found[-1].comment == " ".join(comment.split())
+    assert [one.case for one in found] == ["a", "c", "d"]
+    assert found[1] == third
+
+
+def test_a_header_that_a_crash_cut_is_no_strangers(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_text("case,predi")
+    written = append_verdict(path, Verdict("a", "p", "accept", 1.0))
+    assert read_verdicts(path) == [written]
+
+
+def test_what_no_text_file_holds_becomes_a_blank(tmp_path):
+    written = append_verdict(tmp_path / "v.csv", Verdict("c  1", "p\n2", "accept", 1.26, "a\0b \ud800"))
+    assert (written.case, written.prediction, written.seconds, written.comment) == ("c 1", "p 2", 1.3, "a b ?")
+    assert read_verdicts(tmp_path / "v.csv") == [written]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no limit on the size of files")
+def test_a_disk_that_is_really_full_leaves_no_half_line(tmp_path):
+    """In a child process whose files may not grow beyond a limit."""
+    path = tmp_path / "v.csv"
+    append_verdict(path, Verdict("a", "p", "accept", 1.0))
+    before = path.read_bytes()
+    script = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from MSTKDSegmentLib.errors import OutputError\n"
+        "from MSTKDSegmentLib.review.verdicts import Verdict, append_verdict\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 9},) * 2)\n"
+        "try: append_verdict(Path(sys.argv[1]), Verdict('b', 'p', 'reject', 1.0, 'bad, very bad'))\n"
+        "except OutputError as error: print(error)\n"
+    )
+    library = str(Path(verdicts.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": library},
+    )  # fmt: skip
+    assert "could not be written (File too large)" in done.stdout
+    assert path.read_bytes() == before
 
 
 def test_a_full_disk_leaves_what_is_there(tmp_path, monkeypatch):

@@ -65,13 +65,15 @@ def test_for_people_there_are_tables(random_bundle, case_files, capsys):
 
 
 def test_outputs_are_checked_before_anything_is_run(run, tmp_path, case_files):
-    there = tmp_path / "w.html"
+    there, mask = tmp_path / "w.html", tmp_path / "mask.nii.gz"
+    mask.write_bytes(case_files["t1"].read_bytes())
     there.write_text("mine")
     for arguments, words in (
         (("-o", there), "exists already"),
         (("-o", tmp_path / "w.txt"), "unknown file ending"),
         (("--uncertainty", case_files["t1"], "--overwrite"), "is an input"),
-        (("-o", tmp_path / "a.html", "-o", tmp_path / "a.html"), "given for two outputs"),
+        (("-o", tmp_path / "b.html", *("-o", tmp_path / "a.html") * 2), "a.html is given for two outputs"),
+        (("--brain-mask", mask, "--uncertainty", mask, "--overwrite"), "mask.nii.gz is an input"),
     ):
         code, printed = run(*arguments)
         assert code == 8 and words in printed["error"]["message"]

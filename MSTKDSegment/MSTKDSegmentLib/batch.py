@@ -80,7 +80,7 @@ def run_batch(
     Raises InputError for a list that cannot be read, OutputError when the folder cannot be written, Cancelled on
     Ctrl-C.
     """
-    cases = read_cases(request.cases, request.output)
+    cases = read_cases(request.cases, request.output, keep=None if request.keep is None else request.keep.expanduser())
     if request.reports:
         _refuse_names_of_reports([case.name for case in cases])
     path = request.output / SUMMARY

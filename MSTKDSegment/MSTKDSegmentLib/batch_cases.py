@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -30,7 +30,9 @@ class BatchCase:
     predictions: Mapping[str, Path] = field(default_factory=dict)
 
 
-def read_cases(source: Path, output_folder: Optional[Path] = None, predictions: bool = False) -> list[BatchCase]:
+def read_cases(
+    source: Path, output_folder: Optional[Path] = None, predictions: bool = False, keep: Optional[Path] = None
+) -> list[BatchCase]:
     """The cases in `source`, a folder of case folders or a CSV file (columns: `COLUMNS`), in their order.
 
     predictions: the CSV file may name segmentations to look at, in the column `prediction` or, where there are several
@@ -41,7 +43,7 @@ def read_cases(source: Path, output_folder: Optional[Path] = None, predictions: 
     """
     with os_errors_as_input_errors(source):
         if source.is_dir():
-            cases = _case_folders(source, output_folder)
+            cases = _case_folders(source, [folder for folder in (output_folder, keep) if folder is not None])
         elif source.is_file():
             cases = list(_csv_cases(source, predictions))
         else:
@@ -51,12 +53,11 @@ def read_cases(source: Path, output_folder: Optional[Path] = None, predictions: 
     return cases
 
 
-def _case_folders(source: Path, output_folder: Optional[Path]) -> list[BatchCase]:
+def _case_folders(source: Path, outputs: Sequence[Path]) -> list[BatchCase]:
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
     # The results may well be put beside the cases, and in a folder of several runs: that is no case either.
-    output = [] if output_folder is None else [output_folder.resolve(), *output_folder.resolve().parents]
-    inputs = [path for path in folders if path.resolve() not in output]
-    return [BatchCase(path.name, str(path), folder=path) for path in inputs]
+    ours = {above for folder in outputs for above in (folder.resolve(), *folder.resolve().parents)}
+    return [BatchCase(path.name, str(path), folder=path) for path in folders if path.resolve() not in ours]
 
 
 def _csv_cases(source: Path, predictions: bool) -> Iterator[BatchCase]:
@@ -94,7 +95,10 @@ def _prediction(column: str) -> str:
 
 
 def _path(source: Path, text: str) -> Path:
-    return source.parent / Path(text).expanduser()
+    try:
+        return source.parent / Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody who has no home here
+        raise InputError(f"{source}: {text!r}: {error}; give the whole path") from error
 
 
 def _csv_rows(source: Path, predictions: bool) -> Iterator[tuple[int, dict[str, str]]]:
@@ -124,6 +128,10 @@ def _check_header(header: list[str], source: Path, predictions: bool) -> None:
             raise InputError(f"{source} line 1: unknown column {column!r}; the columns are {expected}")
         if header.count(column) > 1:
             raise InputError(f"{source} line 1: column {column!r} stands there twice; the columns are {expected}")
-    compared = predictions and "ground_truth" in header and any(map(_prediction, header))
+    names = [name for name in map(_prediction, header) if name]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{source} line 1: two columns of predictions are called {name!r}; name them apart")
+    compared = predictions and "ground_truth" in header and bool(names)
     if "case" not in header or not (compared or set(header) & set(SEQUENCE_COLUMNS)):
         raise InputError(f"{source} line 1: needs the column case and at least one of {', '.join(SEQUENCE_COLUMNS)}")

@@ -292,19 +292,13 @@ def _segment_many(arguments: argparse.Namespace) -> int:
 
 
 def _what_if(arguments: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from .case_inputs import find_inputs
     from .pipeline import Segmenter
     from .review.what_if_command import WhatIfRequest, print_what_if, run_what_if
-    from .volumes import read_volume
 
     inputs = find_inputs(
         arguments.folder, _named(arguments), _without(arguments), "named on the command line", arguments.by_look
     )
-    wishes = _wishes(arguments)
-    if arguments.brain_mask is not None:
-        wishes = replace(wishes, brain_mask=read_volume(arguments.brain_mask, is_label=True).image)
     first = next(iter(inputs.sources.values()), Path("case"))
     request = WhatIfRequest(
         title=arguments.folder.resolve().name if arguments.folder else first.name.partition(".")[0],
@@ -314,7 +308,8 @@ def _what_if(arguments: argparse.Namespace) -> int:
         ground_truth=arguments.ground_truth,
         convention=arguments.ground_truth_convention,
         reference=_reference(arguments),
-        wishes=wishes,
+        brain_mask=arguments.brain_mask,
+        wishes=_wishes(arguments),
         overwrite=arguments.overwrite,
     )
     with progress_bar(not arguments.json) as progress:

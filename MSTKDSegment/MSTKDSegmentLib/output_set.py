@@ -12,6 +12,17 @@ from pathlib import Path
 from .errors import OutputError
 
 
+def refuse_collisions(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raises OutputError where two of `outputs` are one file, or one of them is one of `inputs`."""
+    resolved = [path.resolve() for path in outputs]
+    for path in resolved:
+        if resolved.count(path) > 1:
+            raise OutputError(f"{path} is given for two outputs; give each its own name")
+    for source in inputs:
+        if source.resolve() in resolved:
+            raise OutputError(f"{source} is an input and would be overwritten; choose another output name")
+
+
 @contextmanager
 def staged_outputs(paths: Sequence[Path], overwrite: bool) -> Iterator[Mapping[Path, Path]]:
     """Yields for each of `paths` a temporary path of the same name; on success all are renamed to their places.

@@ -19,7 +19,7 @@ from .keep import ENDINGS as KEPT_ENDINGS
 from .keep import kept_files, write_kept
 from .metrics import region_dice
 from .modalities import subset_name
-from .output_set import staged_outputs
+from .output_set import refuse_collisions, staged_outputs
 from .pipeline import PreparedCase, Progress, Segmentation, Segmenter, read_case
 from .preparation_record import Wishes
 from .quality_report import QUALITY_ENDINGS, write_quality_report
@@ -228,20 +228,9 @@ def _with_checked_outputs(request: CaseRequest, reference_image: Optional[sitk.I
     )
     for path in request.kept:
         check_output(path, overwrite, endings=KEPT_ENDINGS)
-    _refuse_collisions(request)
-    return request
-
-
-def _refuse_collisions(request: CaseRequest) -> None:
-    resolved = [path.resolve() for path in request.files]
-    for path in resolved:
-        if resolved.count(path) > 1:
-            raise OutputError(f"{path} is given for two outputs; give each its own name")
     others = [path for path in (request.ground_truth, request.brain_mask) if path is not None]
-    inputs = [*request.inputs.sources.values(), *others]
-    for source in inputs:
-        if source.resolve() in resolved:
-            raise OutputError(f"{source} is an input and would be overwritten; choose another output name")
+    refuse_collisions(request.files, [*request.inputs.sources.values(), *others])
+    return request
 
 
 def _ground_truth(request: CaseRequest, case: PreparedCase) -> tuple[Optional[np.ndarray], tuple[str, ...], list[str]]:

@@ -23,8 +23,8 @@ LARGEST_GRID_MM = 400.0
 
 @dataclass(frozen=True)
 class Reviewed:
-    """One prediction on the common grid: `labels` (D, H, W), volumes in ml, and against the ground truth its scores,
-    error maps (`places.error_map`) by region and worst places; those are empty without one.
+    """One prediction on the common grid: `labels` (D, H, W), volumes in ml of what it says anything about, and against
+    the ground truth its scores, error maps (`places.error_map`) by region and worst places; empty without one.
     """
 
     name: str
@@ -97,11 +97,16 @@ def review(
         labels[name], lost = on_grid(one, grid, "the grid of the comparison")
         notices += [*one.doubts, *lost]
     found = [
-        _reviewed(name, labels[name], truth, [key for key in known if key in predictions[name].known], grid, order)
-        for name in predictions
+        _reviewed(name, labels[name], one.known, truth, [key for key in known if key in one.known], grid, order)
+        for name, one in predictions.items()
     ]
     names = list(predictions)
-    agreement = {(a, b): region_dice(labels[a], labels[b]) for n, a in enumerate(names) for b in names[n + 1 :]}
+    agreement = {}
+    for n, first in enumerate(names):
+        for second in names[n + 1 :]:
+            both = [key for key in predictions[first].known if key in predictions[second].known]
+            dice = region_dice(labels[first], labels[second])
+            agreement[(first, second)] = {key: dice[key] for key in both}
     return Review(grid, tuple(found), truth, tuple(known), agreement, tuple(dict.fromkeys(notices)))
 
 
@@ -136,9 +141,17 @@ def _tumour_corners(one: LabelMap, image: sitk.Image) -> np.ndarray:
 
 
 def _reviewed(
-    name: str, labels: np.ndarray, truth: Optional[np.ndarray], known: Sequence[str], grid: sitk.Image, order: str
+    name: str,
+    labels: np.ndarray,
+    drawn: Sequence[str],
+    truth: Optional[np.ndarray],
+    known: Sequence[str],
+    grid: sitk.Image,
+    order: str,
 ) -> Reviewed:
     volumes = volumes_ml(labels, abs(float(np.linalg.det(voxel_columns(grid)))) / 1000.0)
+    if len(drawn) < len(REGION_KEYS):
+        volumes = {key: volumes[key] for key in drawn}
     if truth is None:
         return Reviewed(name, labels, volumes, (), {}, ())
     scores = review_scores(labels, truth, grid.GetSpacing()[::-1], known, grid.GetDirection())

@@ -85,7 +85,8 @@ def worst_places(
     """The worst connected errors (6-connected, at least `least_ml`) of two label maps (D, H, W) on the grid of `image`.
 
     order: "volume" or "distance" (furthest first; by volume where equal). An error that is the same in several regions
-    is named once, with the outermost. Raises ValueError for an unknown order or labels that are not on the grid.
+    is named once, with the outermost or, by distance, with the one in which it reaches furthest. Raises ValueError for
+    an unknown order or labels that are not on the grid.
     """
     if order not in ORDERS:
         raise ValueError(f"unknown order {order!r}; use one of {', '.join(ORDERS)}")
@@ -120,7 +121,9 @@ def _ranked(places: Sequence[tuple[Place, tuple[int, ...]]], order: str) -> list
 
     kept: dict[tuple[int, float, tuple[int, ...]], Place] = {}
     for place, box in places:  # regions come from the outermost to the innermost
-        kept.setdefault((place.kind, place.volume_ml, box), place)
+        same = kept.setdefault((place.kind, place.volume_ml, box), place)
+        if order == "distance" and place.distance_mm > same.distance_mm:
+            kept[(place.kind, place.volume_ml, box)] = place
     return sorted(kept.values(), key=rank, reverse=True)
 
 

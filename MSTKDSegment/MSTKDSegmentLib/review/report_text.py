@@ -61,7 +61,7 @@ def score_cells(review: RegionReview) -> list[str]:
 
 def volume_cells(one: Reviewed) -> list[str]:
     """Volumes in ml of WT, TC and ET of a prediction without ground truth."""
-    return [format_ml(one.volumes_ml[key]) for key in REGION_KEYS]
+    return [format_ml(one.volumes_ml[key]) if key in one.volumes_ml else "-" for key in REGION_KEYS]
 
 
 def where_text(point: Sequence[float]) -> str:
@@ -81,7 +81,10 @@ def place_cells(rank: int, place: Place) -> list[str]:
 
 def agreement_rows(review: Review) -> list[list[str]]:
     """A row for each pair of predictions: their names and the Dice of WT, TC and ET between them."""
-    return [[*pair, *(f"{dice[key]:.3f}" for key in REGION_KEYS)] for pair, dice in review.agreement.items()]
+    rows = []
+    for pair, dice in review.agreement.items():
+        rows.append([*pair, *(f"{dice[key]:.3f}" if key in dice else "-" for key in REGION_KEYS)])
+    return rows
 
 
 def subset_rows(what_if: WhatIf) -> tuple[list[str], list[list[str]]]:

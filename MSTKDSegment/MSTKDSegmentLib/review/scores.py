@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 import numpy as np
@@ -20,7 +20,7 @@ LEAST_LESION_ML = 0.05
 
 @dataclass(frozen=True)
 class LesionScore:
-    """Lesions of the reference, how many of them the prediction touches, and what it marks beside them.
+    """Lesions of the reference, how many of them the prediction overlaps, and how many parts of it lie elsewhere.
 
     dice: the mean over lesions and false ones (those count 0), 1 where there is neither; f1: of detection.
     """
@@ -108,6 +108,8 @@ def _review(
     score: RegionScore, found: np.ndarray, true: np.ndarray, spacing: Sequence[float], voxel_ml: float
 ) -> RegionReview:
     both = int(np.count_nonzero(found & true))
+    # The voxel's volume where axes are sheared.
+    score = replace(score, volume_error_ml=(score.n_pred - score.n_ref) * voxel_ml)
     empty = 1.0 if score.status == Status.BOTH_EMPTY else 0.0
     return RegionReview(
         score=score,
@@ -126,7 +128,8 @@ def lesion_score(
 
     A lesion is what hangs together in the reference after it is widened by `LESION_MARGIN_MM`; parts of the prediction
     (26-connected) that reach into the widened lesion belong to it, all others are false. Of both, what has at most
-    `LEAST_LESION_ML` does not count. Source: BraTS 2023, lesion-wise metrics.
+    `LEAST_LESION_ML` does not count. Source: BraTS 2023, lesion-wise metrics; unlike there, a lesion is found only
+    where the prediction overlaps it, not where it comes near.
     """
     voxel_ml = voxel_volume_ml(spacing) if voxel_ml is None else voxel_ml
     margin = [int(np.ceil(LESION_MARGIN_MM / one)) + 1 for one in spacing]
@@ -142,7 +145,8 @@ def lesion_score(
     counted = [n for n in range(1, len(lesion_voxels)) if lesion_voxels[n] * voxel_ml > LEAST_LESION_ML]
     # Which part of the prediction reaches into which widened lesion.
     touching = (parts > 0) & (lesions > 0)
-    pairs = {(int(a), int(b)) for a, b in zip(parts[touching], lesions[touching])}
+    pairs = {(int(a), int(b)) for a, b in zip(parts[touching], lesions[touching])} if counted else set()
+    pairs = {(part, lesion) for part, lesion in pairs if lesion in counted}
     of_lesion: dict[int, list[int]] = {}
     for part, lesion in pairs:
         of_lesion.setdefault(lesion, []).append(part)

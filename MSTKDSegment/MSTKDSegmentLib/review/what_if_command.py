@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import numpy as np
 
 from ..case_inputs import CaseInputs
-from ..errors import OutputError
-from ..output_set import staged_outputs
+from ..output_set import refuse_collisions, staged_outputs
 from ..pipeline import PreparedCase, Progress, Segmenter, read_case
 from ..preparation_record import Wishes
 from ..regions import REGION_KEYS
 from ..segmentation_io import PROBABILITY_ENDINGS, check_output, write_probabilities
 from ..terminal import RESEARCH_ONLY, print_line, print_table, region_text
+from ..volumes import read_volume
 from .comparison import Review, review
 from .label_maps import AUTO, LabelMap, on_grid, read_label_map
 from .report import REVIEW_ENDINGS, write_review_report
+from .report_text import without_folders
 from .what_if import WhatIf, what_if
 
 FULL = "all sequences"
@@ -39,6 +38,7 @@ class WhatIfRequest:
     ground_truth: Optional[Path] = None
     convention: str = AUTO
     reference: Optional[str] = None
+    brain_mask: Optional[Path] = None
     wishes: Wishes = field(default_factory=Wishes)
     overwrite: bool = False
 
@@ -73,8 +73,11 @@ def run_what_if(
     """
     request = _checked(request, None)
     segmenter = load_segmenter()
+    wishes = request.wishes
+    if request.brain_mask is not None:
+        wishes = replace(wishes, brain_mask=read_volume(request.brain_mask, is_label=True).image)
     case = read_case(
-        request.inputs.sources, request.reference, _part(progress, 0.0, READ_SHARE), None, request.wishes,
+        request.inputs.sources, request.reference, _part(progress, 0.0, READ_SHARE), None, wishes,
         lambda: segmenter.device.name,
     )  # fmt: skip
     _checked(request, case)
@@ -102,15 +105,14 @@ def _checked(request: WhatIfRequest, case: Optional[PreparedCase]) -> WhatIfRequ
     if uncertainty is not None:
         image = None if case is None else case.reference_image
         uncertainty = check_output(uncertainty, request.overwrite, endings=PROBABILITY_ENDINGS, reference_image=image)
-    request = WhatIfRequest(**{**vars(request), "outputs": outputs, "uncertainty": uncertainty})
-    files = [path.resolve() for path in _files(request)]
-    if len(set(files)) < len(files):
-        raise OutputError(f"{files[0]} is given for two outputs; give each its own name")
-    inputs = [*request.inputs.sources.values(), *([request.ground_truth] if request.ground_truth else [])]
-    for path in inputs:
-        if path.resolve() in files:
-            raise OutputError(f"{path} is an input and would be overwritten; choose another output name")
+    request = replace(request, outputs=outputs, uncertainty=uncertainty)
+    refuse_collisions(_files(request), _inputs(request))
     return request
+
+
+def _inputs(request: WhatIfRequest) -> list[Path]:
+    others = (request.ground_truth, request.brain_mask)
+    return [*request.inputs.sources.values(), *(path for path in others if path is not None)]
 
 
 def _files(request: WhatIfRequest) -> list[Path]:
@@ -126,8 +128,8 @@ def _ground_truth(request: WhatIfRequest, case: PreparedCase) -> tuple[Optional[
 
 def _write(outcome: WhatIfOutcome, case: PreparedCase) -> None:
     request, found = outcome.request, outcome.found
-    sources = [*request.inputs.sources.values(), *([request.ground_truth] if request.ground_truth else [])]
-    provenance = {key: _plain(text, sources) for key, text in found.full.provenance.items()}
+    sources = _inputs(request)
+    provenance = {key: without_folders(text, sources) for key, text in found.full.provenance.items()}
     with staged_outputs(_files(request), request.overwrite) as temporary:
         for path in request.outputs:
             write_review_report(
@@ -142,20 +144,11 @@ def _write(outcome: WhatIfOutcome, case: PreparedCase) -> None:
         if request.uncertainty is not None:
             maps = np.stack([found.maps[key] for key in REGION_KEYS])
             write_probabilities(
-                temporary[request.uncertainty], maps, case.reference_image, metadata=provenance_keys(provenance)
+                temporary[request.uncertainty],
+                maps,
+                case.reference_image,
+                metadata={key.replace(" ", "_"): text for key, text in provenance.items()},
             )
-
-
-def provenance_keys(provenance: Mapping[str, str]) -> dict[str, str]:
-    """Provenance with keys as a file's header takes them."""
-    return {key.replace(" ", "_"): text for key, text in provenance.items()}
-
-
-def _plain(text: str, sources: list[Path]) -> str:
-    """`text` with input files by name only: folders may be called by a patient's name."""
-    for path in sources:
-        text = text.replace(os.fspath(path), path.name)
-    return text
 
 
 def print_what_if(outcome: WhatIfOutcome) -> None:

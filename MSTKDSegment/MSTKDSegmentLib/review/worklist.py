@@ -45,7 +45,7 @@ def read_worklist(
     source = Path(source)
     sets = _named_sets(predictions)
     with os_errors_as_input_errors(source):
-        if source.is_dir() and _volumes_in(source):
+        if source.is_dir() and _is_one_case(source):
             cases = [BatchCase(source.resolve().name, str(source), folder=source)]
         else:
             cases = read_cases(source, output_folder, predictions=True)
@@ -72,7 +72,12 @@ def _item(case: BatchCase, sets: Mapping[str, Path]) -> WorkItem:
             images = dict(find_inputs(case.folder, {}).sources)
         except MSTKDError as error:
             problem = str(error)
-        truth = truth or find_ground_truth(case.folder)
+        if truth is None:
+            drawn = _segmentations_in(case.folder)
+            truth = drawn[0] if len(drawn) == 1 else None
+            if len(drawn) > 1:
+                names = ", ".join(path.name for path in drawn)
+                problem = f"{case.folder}: {names}: which is the ground truth? Name it in a CSV file. {problem}".strip()
     found = dict(case.predictions)
     for name, folder in sets.items():
         path = find_prediction(folder, case.name)
@@ -82,19 +87,45 @@ def _item(case: BatchCase, sets: Mapping[str, Path]) -> WorkItem:
 
 
 def find_prediction(folder: Path, case: str) -> Optional[Path]:
-    """The segmentation of `case` in `folder`: CASE with an ending, else the only one in the sub-folder CASE."""
-    for ending in SEGMENTATION_ENDINGS:
-        path = folder / f"{case}{ending}"
-        if path.is_file():
-            return path
-    inside = [path for path in _volumes_in(folder / case) if _is_segmentation(path)]
+    """The segmentation of `case` in `folder`: CASE with an ending, else the only file in the sub-folder CASE, or the
+    only one there that is called a segmentation.
+    """
+    wanted = [f"{case}{ending}".casefold() for ending in SEGMENTATION_ENDINGS]
+    here = {path.name.casefold(): path for path in _volumes_in(folder)}
+    named = [here[name] for name in wanted if name in here]
+    if named:
+        return named[0]
+    inside = _volumes_in(folder / case)
+    if len(inside) > 1:
+        inside = _segmentations_in(folder / case)
     return inside[0] if len(inside) == 1 else None
 
 
 def find_ground_truth(folder: Path) -> Optional[Path]:
     """The only segmentation among the files of a case folder; None where there is none or more than one."""
-    found = [path for path in _volumes_in(folder) if _is_segmentation(path)]
+    found = _segmentations_in(folder)
     return found[0] if len(found) == 1 else None
+
+
+def _is_one_case(folder: Path) -> bool:
+    """Whether a folder holds the volumes of one case, as files or as folders of DICOM series, and not cases."""
+    if _volumes_in(folder):
+        return True
+    inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if any(_volumes_in(path) for path in inner) or not any(_slices_in(path) for path in inner):
+        return False
+    try:
+        return bool(find_inputs(folder, {}).sources)
+    except MSTKDError:
+        return False
+
+
+def _slices_in(folder: Path) -> bool:
+    return any(path.is_file() and not path.name.startswith(".") for path in folder.iterdir())
+
+
+def _segmentations_in(folder: Path) -> list[Path]:
+    return [path for path in _volumes_in(folder) if _is_segmentation(path)]
 
 
 def _is_segmentation(path: Path) -> bool:
