@@ -39,16 +39,15 @@ def in_processes(work: Callable[[Task, int], Result], tasks: Sequence[Task], cou
     """`work(task, number)` of all tasks in at most `count` new processes, in the order in which they end.
 
     number: of the process, from 0. `work`, tasks and results must be picklable. The processes are started by spawn, so
-    that none inherits locks or a GPU, share the cores among them, and leave Ctrl-C to this one. When the iteration is
-    left, by an error or Ctrl-C too, all of them are ended.
+    that none inherits locks or a GPU, and leave Ctrl-C to this one. When the iteration is left, by an error or Ctrl-C
+    too, all of them are ended.
     """
     count = min(count, len(tasks))
-    threads = max(1, (os.cpu_count() or 1) // max(count, 1))
     left = list(tasks)[::-1]
     busy: dict[int, tuple[_Worker, Task]] = {}
     try:
         for number in range(count):
-            _give(busy, number, _started(work, number, threads), left)
+            _give(busy, number, _started(work, number), left)
         while busy:
             by_connection = {worker.connection: number for number, (worker, _task) in busy.items()}
             for connection in wait(list(by_connection)):
@@ -56,7 +55,7 @@ def in_processes(work: Callable[[Task, int], Result], tasks: Sequence[Task], cou
                 worker, task = busy.pop(number)
                 result, error = _answer(worker)
                 if isinstance(error, ProcessDied) and left:
-                    worker = _started(work, number, threads)
+                    worker = _started(work, number)
                 _give(busy, number, worker, left)
                 yield Done(task, result, error)
     finally:
@@ -66,10 +65,10 @@ def in_processes(work: Callable[[Task, int], Result], tasks: Sequence[Task], cou
             _end(worker)
 
 
-def _started(work: Callable[[Task, int], Result], number: int, threads: int) -> _Worker:
+def _started(work: Callable[[Task, int], Result], number: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, work, number, threads), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, work, number), daemon=True)
     process.start()
     theirs.close()  # so that the end of the process ends the connection
     return _Worker(process, ours)
@@ -110,11 +109,13 @@ def _leave(*_signal: Any) -> None:
     sys.exit(1)
 
 
-def _serve(connection: Connection, work: Callable[[Task, int], Result], number: int, threads: int) -> None:
+def _serve(connection: Connection, work: Callable[[Task, int], Result], number: int) -> None:
     """In the new process: take tasks until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read by torch, which is imported later
+    # Their threads are more than the cores and must not wait by spinning. Fewer would be faster, but torch's figures
+    # depend in the third decimal on how many threads add them up. Read by torch, which is imported later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     while True:
         try:
             task = connection.recv()
