@@ -14,10 +14,31 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "MSTKDSegment" / "MSTKDSegmentLib"
 FILES = sorted(LIBRARY.rglob("*.py"))
-BLOCKED = ("torch", "slicer", "vtk", "qt", "ctk", "monai", "matplotlib", "rich", "training")
+BLOCKED = (
+    *("torch", "slicer", "vtk", "qt", "ctk", "monai", "matplotlib", "rich", "training"),
+    *("vtkmodules", "trame", "trame_slicer", "aiohttp"),
+)
 # Two are torch code, imported inside functions only; the others are for Slicer.
 NEEDS_MORE = {"network", "brain_network", *(path.stem for path in FILES if path.stem.startswith("slicer_"))}
 SLICER_SIDE = {"slicer", "vtk", "qt", "ctk"}
+# The browser application: these of its files may import what the extra `review` brings, the others are plain.
+REVIEW_APP = LIBRARY / "review_app"
+BROWSER_SIDE = {
+    *(
+        "app",
+        "display",
+        "judging",
+        "layout",
+        "layout_left",
+        "layout_parts",
+        "layout_right",
+        "measuring",
+        "runs",
+        "scene",
+    ),
+    *("security", "server", "views"),
+}
+BROWSER_PACKAGES = {"slicer", "vtkmodules", "trame", "trame_slicer", "aiohttp"}
 
 IMPORT_ALL = """
 import importlib, json, sys
@@ -49,7 +70,8 @@ def imported_roots(tree: ast.AST) -> set:
 def test_the_library_imports_without_torch_slicer_and_the_rest():
     modules = [path.relative_to(LIBRARY.parent).with_suffix("") for path in FILES if path.stem != "__init__"]
     names = ["MSTKDSegmentLib", *(".".join(module.parts) for module in modules)]
-    wanted = [name for name in names if name.split(".")[-1] not in NEEDS_MORE]
+    more = {*NEEDS_MORE, *(f"MSTKDSegmentLib.review_app.{stem}" for stem in BROWSER_SIDE)}
+    wanted = [name for name in names if name not in more and name.split(".")[-1] not in more]
     assert len(wanted) > 10
     command = [sys.executable, "-c", IMPORT_ALL, json.dumps([BLOCKED, wanted])]
     environment = {**os.environ, "PYTHONPATH": str(LIBRARY.parent)}
@@ -65,8 +87,18 @@ def test_a_file_is_python_3_9_and_keeps_the_borders(path):
     assert not [node.lineno for node in ast.walk(tree) if type(node).__name__ == "Match"]
     roots = imported_roots(tree)
     assert "training" not in roots
-    if not path.stem.startswith("slicer_"):
-        assert not roots & SLICER_SIDE
+    if path.parent == REVIEW_APP and path.stem in BROWSER_SIDE:
+        assert not roots & (SLICER_SIDE - {"slicer"})
+    elif not path.stem.startswith("slicer_"):
+        assert not roots & (SLICER_SIDE | BROWSER_PACKAGES)
+
+
+def test_nothing_else_imports_the_browser_application():
+    for path in FILES:
+        if path.parent != REVIEW_APP and path.stem != "cli":
+            assert "review_app" not in path.read_text(encoding="utf-8"), path
+    top = ast.parse((LIBRARY / "cli.py").read_text(encoding="utf-8")).body
+    assert not [node for node in top if isinstance(node, ast.ImportFrom) and "review_app" in (node.module or "")]
 
 
 def test_training_imports_nothing_of_slicer():

@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="score many patients that have a ground truth"))
     _add_info(commands.add_parser("info", help="what the weights are and how well they do"))
     _add_bench(commands.add_parser("bench", help="measure speed and memory on this machine"))
+    _add_review(commands.add_parser("review", help="look at segmentations in a browser and judge them"))
     return parser
 
 
@@ -177,6 +178,34 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_bench, parser=parser)
 
 
+def _add_review(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE",
+        help="a folder of case folders, a case folder, or a CSV (case, t1, t1gd, t2, flair, ground_truth, prediction)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--predictions", action="append", type=Path, default=[], metavar="FOLDER",
+        help="a folder with a segmentation for each case, CASE.seg.nrrd or the like; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow", action="append", type=Path, default=[], metavar="FOLDER",
+        help="open files in this folder too; by default only those in SOURCE (or the CSV's folder) and --predictions",
+    )  # fmt: skip
+    parser.add_argument("--verdicts", type=Path, default=Path("verdicts.csv"), metavar="FILE", help="(verdicts.csv)")
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER",
+        help="write what is segmented here there at once; without it, on request, beside the verdicts",
+    )  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (this computer); others need a token")
+    parser.add_argument("--port", type=_port, default=0, metavar="N", help="default: any that is free")
+    parser.add_argument("--token", action="store_true", help="ask for a token on this computer too (several users)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+    parser.add_argument("--picture", choices=("jpeg", "png"), default="jpeg", help="png: exact colours, more traffic")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|mps")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="another bundle than the shipped one")
+    parser.set_defaults(run=_review, parser=parser, json=False)
+
+
 def _add_sequences(group: argparse._ArgumentGroup) -> None:
     for flag, name in SEQUENCE_FLAGS.items():
         group.add_argument(f"--{flag}", type=Path, metavar="F", help=f"{name}: NIfTI, NRRD, MetaImage or DICOM folder")
@@ -192,6 +221,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to 65535)")
     return value
 
 
@@ -390,6 +426,19 @@ def _bench(arguments: argparse.Namespace) -> int:
         _print_json(measured)
     else:
         print_bench(measured)
+    return 0
+
+
+def _review(arguments: argparse.Namespace) -> int:
+    from .review_app.command import ReviewRequest, run_review
+
+    run_review(
+        ReviewRequest(
+            arguments.source, arguments.predictions, arguments.allow, arguments.verdicts, arguments.results,
+            arguments.host, arguments.port, arguments.token, not arguments.no_browser, arguments.device,
+            arguments.weights, arguments.picture,
+        )
+    )  # fmt: skip
     return 0
 
 

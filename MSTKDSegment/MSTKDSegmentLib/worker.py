@@ -35,10 +35,15 @@ ABANDONED = 130
 
 def main(folder: Path) -> int:
     """Segment what `folder` asks for; returns the exit code: 0, that of the error, or 1 for an unexpected one."""
+    return run_child(folder, _segment)
+
+
+def run_child(folder: Path, work: Callable[[Path, Tell], None]) -> int:
+    """Do `work(folder, tell)` as the child of a `worker_process.WorkerRun`; the exit code as `main` gives it."""
     tell = _teller(_private_stdout())
     threading.Thread(target=_leave_with_the_parent, args=(_private_stdin(), folder), daemon=True).start()
     try:
-        _segment(folder, tell)
+        work(folder, tell)
     except MSTKDError as error:
         tell("error", kind=type(error).__name__, message=str(error))
         return error.exit_code

@@ -116,6 +116,11 @@ class WorkerRun:
         self.close()
 
     @property
+    def about(self) -> Mapping[str, Any]:
+        """What the child said with its result, {} before: what another child than `worker` adds to it stands there."""
+        return self._result or {}
+
+    @property
     def seconds(self) -> float:
         """Since the start."""
         return time.monotonic() - self._started
