@@ -294,9 +294,9 @@ def test_every_view_goes_to_the_place_and_shows_it(scene):
             assert max(abs(x), abs(y)) <= 100  # within the field of view
         assert crosshair.GetCrosshairRAS() == pytest.approx(ras)
     assert crosshair.GetCrosshairMode() != slicer.vtkMRMLCrosshairNode.NoCrosshair
-    crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowIntersection)  # as somebody chose it
+    crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowSmallBasic)  # as somebody chose it
     jump(scene, (1.0, 2.0, 3.0))
-    assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.ShowIntersection
+    assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.ShowSmallBasic
 
 
 def test_a_view_that_shows_the_place_keeps_its_field_of_view(scene):

@@ -63,13 +63,13 @@ class CasesPanel:
         problem, last = self.reading.verdicts_problem(), self.reading.last_verdict()
         text, subject = problem, self.reading.subject()
         if last is not None:
-            text = _("Last verdict on {case} ({prediction}): {verdict}, {time}").format(
-                case=last.case, prediction=last.prediction, verdict=verdictTexts()[last.verdict], time=last.time
+            text = _("Last verdict on {what}: {verdict}, {time}").format(
+                what=_named(last.case, last.prediction), verdict=verdictTexts()[last.verdict], time=last.time
             )
             text += f", {last.reader}" if last.reader else ""
             text += f": {last.comment}" if last.comment else ""
         elif not problem and subject is not None:
-            text = _("No verdict on {case} ({prediction}) yet.").format(case=subject[0], prediction=subject[1])
+            text = _("No verdict on {what} yet.").format(what=_named(*subject))
         self.ui.verdictLabel.styleSheet = self._warningStyle if problem else ""
         tell(self.ui.verdictLabel, text)
 
@@ -200,3 +200,7 @@ class CasesPanel:
 def verdictTexts() -> dict[str, str]:
     """The verdicts in the user's language."""
     return {ACCEPT: _("accept"), MINOR: _("minor edits"), MAJOR: _("major edits"), REJECT: _("reject")}
+
+
+def _named(case: str, prediction: str) -> str:
+    return case if prediction == case else f"{case} ({prediction})"

@@ -232,7 +232,8 @@ class ReviewPanel:
     def onSaveCsv(self, _checked: bool = False) -> None:
         if self.compared is None:
             return
-        path = save_path(_("Save the figures"), f"{self.compared.prediction.GetName()}.csv", confirm=True)
+        start = self.reading.verdicts_file.with_name(f"{self.compared.prediction.GetName()}.csv")
+        path = save_path(_("Save the figures"), str(start), confirm=True)
         if path:
             self._do(lambda: write_csv(self.compared, Path(path)), _("Written: {path}").format(path=path))  # type: ignore[arg-type]
 

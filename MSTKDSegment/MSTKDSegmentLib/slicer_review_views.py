@@ -37,7 +37,7 @@ def jump(scene: Any, ras: Sequence[float]) -> None:
     if crosshair is not None:
         crosshair.SetCrosshairRAS(*ras)
         if crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair:
-            crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowSmallBasic)
+            crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)  # its middle is left free
 
 
 def _in_field(slice_node: Any, ras: Sequence[float]) -> bool:
