@@ -18,7 +18,6 @@ from trame_slicer import module as trame_slicer_module
 from trame_slicer.core import SlicerApp
 from vtkmodules.vtkCommonCore import vtkObject
 
-from ..errors import MSTKDError
 from . import display, judging, layout, measuring, runs
 from .rows import case_rows, error_text, prediction_rows
 from .scene import PREDICTION, TRUTH, Scene
@@ -164,7 +163,7 @@ class ReviewApp(TrameApp):
         """Write a prediction that was made here."""
         try:
             said, problem = f"Written: {self.session.save(self.case.name, name)}", ""
-        except MSTKDError as error:
-            said, problem = "", str(error)
+        except Exception as error:
+            said, problem = "", error_text(error)
         self.state.update({"saved_said": said, "save_problem": problem})
         self.tell_predictions()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MSTKDError
 from ..review.verdicts import VERDICTS, Verdict
-from .rows import case_rows, clock_text, verdict_text
+from .rows import case_rows, clock_text, error_text, verdict_text
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -62,8 +61,8 @@ class Judging:
             self._app.session.judge(
                 Verdict(case, prediction, state.verdict, self._watch.seconds, comment.strip(), reader.strip())
             )
-        except MSTKDError as error:
-            state.verdict_problem = f"Not saved. {error}"
+        except Exception as error:
+            state.verdict_problem = f"Not saved. {error_text(error)}"
             return
         state.update({"verdict_problem": "", "verdict": "", "comment": "", "cases": case_rows(self._app.session)})
         self._drafts.pop(self._key, None)

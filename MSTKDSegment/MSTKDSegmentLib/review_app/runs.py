@@ -94,8 +94,8 @@ class Runs:
         if self._autosave:
             try:
                 said += f" Written: {app.session.save(run.case, name)}"
-            except MSTKDError as error:  # the result is there all the same
-                return {"run_said": said, "run_problem": str(error)}
+            except Exception as error:  # the result is there all the same
+                return {"run_said": said, "run_problem": error_text(error)}
             with app.state:
                 app.tell_predictions()
         return {"run_said": said}

@@ -131,7 +131,8 @@ class ReviewSession:
             folder = self.results / (name if number == 1 else f"{name} - {number}")
             path = folder / f"{case}.seg.nrrd"
             if not path.exists():
-                write_segmentation(path, made.label_map.labels, made.label_map.image, metadata=made.provenance)
+                metadata = {key.replace(" ", "_"): text for key, text in made.provenance.items()}
+                write_segmentation(path, made.label_map.labels, made.label_map.image, metadata=metadata)
                 self._made[case][name] = replace(made, path=path)
                 return path
         raise OutputError(f"{self.results}: holds a thousand results of {case} already; give another with --results")
