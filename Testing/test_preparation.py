@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 pytest.importorskip("torch")
 
@@ -284,6 +285,50 @@ def test_a_specialists_mask_serves_all_that_follows(clinical, images, monkeypatc
     assert dice(found.astype(bool), mask) > 0.97
 
 
+class T1Program(Program):
+    title, sequences = "deepbet 9", ("FLAIR",)  # that it takes FLAIR alone is made up
+
+
+def test_a_specialist_that_does_not_take_the_reference_marks_another_sequence(clinical, images, monkeypatch):
+    """Its mask there is what the final one is made of; ours, on the reference, serves the registration only."""
+    mask = ndimage.binary_erosion(brain_on(clinical, images["FLAIR"], "FLAIR"), iterations=2)  # unlike ours
+    asked: list[tuple[int, ...]] = []
+
+    def marked(_program, image, *_more):
+        asked.append(image.GetSize())
+        return mask
+
+    told: list[str] = []
+    monkeypatch.setattr(specialists, "installed", lambda: [T1Program()])
+    monkeypatch.setattr(brain_search, "extract", marked)
+    case = read_case(images, progress=lambda _share, text: told.append(text))
+    assert case.reference == "T1Gd" and asked == [images["FLAIR"].GetSize()]
+    assert case.record.extractor == "deepbet 9 on FLAIR"
+    assert any("removed here (deepbet 9 on FLAIR;" in notice for notice in case.notices)
+    assert {"extracting the brain with deepbet 9 on FLAIR", "finding the brain on T1Gd"} <= set(told)
+    found = to_native(case.brain, case.grid, images["FLAIR"], is_label=True, matrix=case.matrix("FLAIR")).astype(bool)
+    assert dice(found, mask) > 0.95
+    assert dice(found, brain_on(clinical, images["FLAIR"], "FLAIR")) < dice(found, mask) - 0.03
+
+
+def test_what_no_program_takes_is_found_by_our_own_network(images, monkeypatch):
+    monkeypatch.setattr(specialists, "installed", lambda: [T1Program()])
+    monkeypatch.setattr(brain_search, "extract", lambda *_: pytest.fail("it takes no T1Gd"))
+    assert read_case({"T1Gd": images["T1Gd"]}).record.extractor == "own network"
+    with pytest.raises(InputError, match="deepbet is not installed here or takes no T1Gd; install it"):
+        read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(extractor="deepbet"))
+
+
+def test_a_brain_on_a_sequence_that_could_not_be_registered_is_of_no_use():
+    brains = brain_search.Brains({}, ("T1",), "deepbet on T1", ("said before",))
+    assert brains.without_lost(["FLAIR"], "T1Gd") is brains
+    left = brains.without_lost(["T1", "FLAIR"], "T1Gd")
+    assert (left.trusted, left.extractor) == (("T1Gd",), "own network")
+    assert left.notices[0] == "said before" and left.notices[1].startswith("T1 could not be laid on T1Gd")
+    some = replace(brains, trusted=("T1", "T1Gd"))
+    assert some.without_lost(["T1"], "T1Gd") is some
+
+
 def test_a_program_that_is_named_is_not_run_where_the_skull_is_gone(monkeypatch):
     image = sitk.BinShrink(sitk.ReadImage(str(SAMPLE / "sample_t1.nii.gz"), sitk.sitkFloat32), [4, 4, 4])
     monkeypatch.setattr(specialists, "installed", lambda: [])
@@ -312,8 +357,23 @@ def test_a_specialist_that_fails_is_named_and_our_own_is_used(images, monkeypatc
     case = read_case({"T1Gd": images["T1Gd"]})
     assert case.record.extractor == "own network"
     assert any("HD-BET 9 failed" in notice and "Our own" in notice for notice in case.notices)
-    with pytest.raises(SpecialistFailed):  # asked for by name, nothing else will do
+    with pytest.raises(SpecialistFailed, match=r"T1Gd \(image in memory\): HD-BET 9 failed"):  # named: nothing else
         read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(extractor="hd-bet"))
+
+
+def test_of_two_specialists_the_second_is_used_and_said(clinical, images, monkeypatch):
+    mask = brain_on(clinical, images["FLAIR"], "FLAIR")
+
+    def extract(program, *_more):
+        if program.sequences == ("T1Gd",):
+            raise SpecialistFailed("HD-BET 9 wrote no brain mask.")
+        return mask
+
+    monkeypatch.setattr(specialists, "installed", lambda: [T1Program(), Program()])
+    monkeypatch.setattr(brain_search, "extract", extract)
+    case = read_case(images)
+    said = "T1Gd (image in memory): HD-BET 9 wrote no brain mask. deepbet 9 on FLAIR was used instead."
+    assert said in case.notices and case.record.extractor == "deepbet 9 on FLAIR"
 
 
 def test_a_specialist_that_is_not_there_is_an_error(images, monkeypatch):

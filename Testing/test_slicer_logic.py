@@ -326,6 +326,12 @@ def test_a_program_that_is_not_installed_is_told_where_it_would_be_needed(scene,
     assert "The skull on T1Gd is removed by HD-BET 2.0.1." in logic.panelState(heads)[0].plan
     assert logic.panelState(heads, extractor="hd-bet")[0].problem == ""
     assert "takes no T1" in logic.panelState({"T1": heads["T1Gd"]}, extractor="hd-bet")[0].problem
+    # It takes another sequence that shows its skull: the same rule as the preparation's.
+    both = {"T1": head(scene, 3, "T1 head"), "T1Gd": heads["T1Gd"]}
+    state, _about = logic.panelState(both, reference="T1", extractor="hd-bet")
+    assert state.problem == "" and "removed by HD-BET 2.0.1 on T1Gd." in state.plan
+    mixed = {"T1": both["T1"], "T1Gd": volumes["T1Gd"]}
+    assert "takes no T1." in logic.panelState(mixed, reference="T1", extractor="hd-bet")[0].problem
 
 
 def test_what_the_network_saw_is_kept_on_request_and_lies_over_the_volumes(scene, volumes, random_bundle, temporary):

@@ -321,6 +321,27 @@ def test_deepbet_needs_its_dependencies_and_its_networks(computer):
     assert installed() == []
 
 
+def test_the_reference_comes_first_and_others_with_a_skull_after_it(computer):
+    install_deepbet(computer)
+    (deepbet,) = specialists.usable("auto", "T1Gd", ["T1", "T1Gd", "FLAIR"])
+    assert deepbet.sequence == "T1" and deepbet.title("T1Gd") == "deepbet on T1" and deepbet.title("T1") == "deepbet"
+    assert specialists.usable("auto", "T1Gd", ["T1Gd", "FLAIR"]) == []  # no T1, or one without its skull
+    assert specialists.usable("hd-bet", "T1Gd", ["T1", "T1Gd"]) == []
+    install_hd_bet_2(computer)
+    both = specialists.usable("auto", "T1Gd", ["T1", "T1Gd"])
+    assert [(use.program.key, use.sequence) for use in both] == [("hd-bet", "T1Gd"), ("deepbet", "T1")]
+    both = specialists.usable("auto", "T1", ["T1", "T1Gd"])
+    assert [(use.program.key, use.sequence) for use in both] == [("hd-bet", "T1"), ("deepbet", "T1")]
+    assert specialists.usable("deepbet", "T1Gd", ["T1", "T1Gd"]) == [deepbet]
+
+
+def test_of_those_that_take_no_reference_none_goes_before_one_that_does(monkeypatch):
+    only_t1, all_four = (Specialist(key, key, taken, Command(())) for key, taken in (("a", ("T1",)), ("b", ("FLAIR",))))
+    monkeypatch.setattr(specialists, "installed", lambda: [only_t1, all_four])
+    uses = specialists.usable("auto", "FLAIR", ["T1", "FLAIR"])
+    assert [(use.program.key, use.sequence) for use in uses] == [("b", "FLAIR"), ("a", "T1")]
+
+
 # --- What they give ---
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
 import numpy as np
@@ -16,7 +16,7 @@ from .overlap import Foreground
 from .preparation_record import GIVEN, NONE_NEEDED, OUTLINE, OWN, Wishes, asks_program
 from .preprocess import fill_holes
 from .registration import CancelCheck
-from .specialists import Specialist, SpecialistFailed, extract, usable
+from .specialists import SpecialistFailed, Use, extract, usable
 from .volume_checks import mask_ml
 from .volumes import Volume
 
@@ -47,6 +47,19 @@ class Brains:
         """(D, H, W) bool by sequence."""
         return {name: one.mask for name, one in self.each.items()}
 
+    def without_lost(self, lost: Collection[str], reference: str) -> Brains:
+        """The same where a trusted sequence lies on the reference; else the reference's own brain, by our network.
+
+        lost: those that could not be registered, so that their masks cannot be brought to the others.
+        """
+        if any(name not in lost for name in self.trusted):
+            return self
+        notice = (
+            f"{', '.join(self.trusted)} could not be laid on {reference}, so the brain found there ({self.extractor}) "
+            f"is of no use: the brain that our own network found on {reference} was taken."
+        )
+        return replace(self, trusted=(reference,), extractor=OWN, notices=(*self.notices, notice))
+
 
 def find_brains(
     volumes: Mapping[str, Volume],
@@ -61,25 +74,26 @@ def find_brains(
     """The brain on every volume, the reference first: what the user gave, or a specialist marked, serves everything
     that follows. `found` and `stripped`: the foreground of each, and whether that is the brain.
 
-    Raises InputError where no brain is found, GeometryError for a mask beside the reference, SpecialistFailed where the
-    program that was asked for by name fails, Cancelled.
+    A specialist marks the reference or, where it does not take that, another sequence with a skull: the final mask is
+    made of the brain there. Raises InputError where no brain is found, GeometryError for a mask beside the reference,
+    SpecialistFailed where the program that was asked for by name fails, Cancelled.
     """
     search = _Search(volumes, reference, wishes, told, cancel, device)
     each: dict[str, Brain] = {}
-    extractor = ""
+    extractor, marked_on = "", reference
     if wishes.brain_mask is not None:
         each[reference], extractor = search.given(wishes.brain_mask), GIVEN
     elif asks_program(wishes.extractor, stripped, reference):
-        marked = search.by_specialist()
+        marked = search.by_specialist([name for name in volumes if not stripped[name]])
         if marked is not None:
-            each[reference], extractor = marked
+            each[marked.sequence], extractor, marked_on = marked.brain, marked.title, marked.sequence
     for number, name in enumerate([reference, *(name for name in volumes if name != reference)]):
         if name not in each:
             told(number / len(volumes), f"finding the brain on {name}")
             each[name] = search.alone(name, found[name]) if stripped[name] else search.by_our_network(name)
     alone = tuple(name for name in volumes if stripped[name])
     if extractor:
-        trusted: tuple[str, ...] = (reference,)
+        trusted: tuple[str, ...] = (marked_on,)
     else:
         trusted = alone or tuple(volumes)
         extractor = NONE_NEEDED if len(alone) == len(volumes) else OUTLINE if alone else OWN
@@ -92,6 +106,13 @@ def unasked(wishes: Wishes, stripped: Mapping[str, bool], reference: str) -> lis
     if wishes.extractor == "auto" or not stripped[reference] or wishes.brain_mask is not None:
         return []
     return [f"{reference} is skull-stripped already, so the brain extraction that you chose was not run."]
+
+
+@dataclass(frozen=True)
+class _Marked:
+    brain: Brain
+    sequence: str
+    title: str
 
 
 class _Search:
@@ -129,34 +150,40 @@ class _Search:
             raise GeometryError("the brain mask and the reference do not overlap; give a mask made on the reference")
         return Brain(probability, on_reference)
 
-    def by_specialist(self) -> Optional[tuple[Brain, str]]:
-        """The reference's brain by the best installed program that can do it, and its name; None where none did."""
-        programs = usable(self._asked, self._reference)
-        if self._asked != "auto" and not programs:
+    def by_specialist(self, with_skull: Collection[str]) -> Optional[_Marked]:
+        """The brain by the best installed program that marks one; None where none did and none was asked for by name.
+
+        with_skull: the sequences that show the skull.
+        """
+        uses = usable(self._asked, self._reference, with_skull)
+        if self._asked != "auto" and not uses:
             raise InputError(
-                f"{self._asked} is not installed here or takes no {self._reference}; install it, or use another "
-                "brain extraction"
+                f"{self._asked} is not installed here or takes no {' or '.join(with_skull)}; install it, or use "
+                "another brain extraction"
             )
-        for one in programs:
-            mask = self._marked_by(one)
-            if mask is not None:
-                return self._brain(mask, self._reference), one.title
-        return None
+        failures = []
+        marked = None
+        for use in uses:
+            try:
+                mask = self._marked_by(use)
+            except SpecialistFailed as error:
+                failure = f"{use.sequence} ({self._volumes[use.sequence].source}): {error}"
+                if self._asked != "auto":
+                    raise SpecialistFailed(failure) from error
+                failures.append(failure)
+                continue
+            marked = _Marked(self._brain(mask, use.sequence), use.sequence, use.title(self._reference))
+            break
+        instead = "Our own brain extraction" if marked is None else marked.title
+        self.notices += [f"{failure} {instead} was used instead." for failure in failures]
+        return marked
 
-    def _marked_by(self, specialist: Specialist) -> Optional[np.ndarray]:
-        image = self._volumes[self._reference].image
-
+    def _marked_by(self, use: Use) -> np.ndarray:
         def alive(_text: str = "") -> None:  # one text all the while: whoever shows it shows the time too
-            self._told(0.0, f"extracting the brain with {specialist.title}")
+            self._told(0.0, f"extracting the brain with {use.title(self._reference)}")
 
         alive()
-        try:
-            return extract(specialist, image, self._device(), self._cancel, alive)
-        except SpecialistFailed as error:
-            if self._asked != "auto":
-                raise
-            self.notices.append(f"{error} Our own brain extraction was used instead.")
-            return None
+        return extract(use.program, self._volumes[use.sequence].image, self._device(), self._cancel, alive)
 
     def _brain(self, mask: np.ndarray, name: str) -> Brain:
         return Brain(array_to_image(mask.astype(np.float32), self._volumes[name].image), mask)

@@ -103,6 +103,7 @@ def prepare(
     wrong_headers = run.checked()
     clock.lap("brain extraction")
     registrations = {} if recognition.registered else run.registered(wrong_headers)
+    brains = brains.without_lost([name for name, one in registrations.items() if one.failed], reference)
     run.notices += check_pairs(volumes, masks, reference, registrations)
     clock.lap("registration")
     turn, head_degrees, turned_degrees = run.turned()

@@ -15,7 +15,7 @@ from .device_check import DeviceReport, check_device
 from .errors import Cancelled, InputError, MSTKDError, RoleError
 from .handover import Request
 from .panel import InputFacts, PanelState, panel_state, problem_with, reference_of
-from .preparation_plan import PROGRAMS, PreparationChoice, wants_program
+from .preparation_plan import PROGRAMS, PreparationChoice, skulls, wants_program
 from .preparation_record import EXTRACTORS, Wishes
 from .run_task import SegmentationTask
 from .slicer_inputs import InputReader, InstanceValue
@@ -278,15 +278,16 @@ def _program(facts: Mapping[str, InputFacts], reference: str, choice: Preparatio
     chosen = reference_of(facts, reference)
     if not wants_program(facts, choice, chosen):
         return "", ""
-    programs = usable(choice.extractor, chosen)
-    if programs:
-        return programs[0].title, ""
+    with_skull = skulls(facts, choice)
+    uses = usable(choice.extractor, chosen, with_skull)
+    if uses:
+        return uses[0].title(chosen), ""
     if choice.extractor == "auto":
         return "", ""
     return "", _(
         "{program} is not installed in this Slicer's Python, or takes no {sequence}. Install it with its weights, or "
         "choose another brain extraction under Advanced."
-    ).format(program=PROGRAMS[choice.extractor], sequence=chosen)
+    ).format(program=PROGRAMS[choice.extractor], sequence=_(" or ").join(with_skull))
 
 
 def _delivery(job: Job) -> Callable[[WorkerResult], SegmentResult]:

@@ -16,11 +16,11 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -87,9 +87,29 @@ def installed() -> list[Specialist]:
     return [specialist for specialist in found if specialist is not None]
 
 
-def usable(asked: str, sequence: str) -> list[Specialist]:
-    """Those installed that take `sequence`, best first: all of them for "auto", else the one of this key."""
-    return [one for one in installed() if asked in ("auto", one.key) and sequence in one.sequences]
+class Use(NamedTuple):
+    """An installed program and the sequence on which it is to mark the brain."""
+
+    program: Specialist
+    sequence: str
+
+    def title(self, reference: str) -> str:
+        """What it is called; a sequence that is not the reference is named."""
+        return self.program.title if self.sequence == reference else f"{self.program.title} on {self.sequence}"
+
+
+def usable(asked: str, reference: str, with_skull: Collection[str]) -> list[Use]:
+    """How the installed programs can be used, best first: all of them for "auto", else the one of this key.
+
+    Those that take the reference come first; after them those that take only others of `with_skull`, the sequences
+    that show the skull.
+    """
+    found = []
+    for one in installed():
+        taken = [name for name in (reference, *with_skull) if name in one.sequences]
+        if asked in ("auto", one.key) and taken:
+            found.append(Use(one, taken[0]))
+    return sorted(found, key=lambda use: use.sequence != reference)
 
 
 def _hd_bet() -> Optional[Specialist]:
