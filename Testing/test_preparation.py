@@ -16,6 +16,7 @@ from MSTKDSegmentLib import brain_search, preparation, specialists
 from MSTKDSegmentLib.alignment import rigid_matrix, samples
 from MSTKDSegmentLib.bias_field import corrected
 from MSTKDSegmentLib.brain_extraction import brain_probability
+from MSTKDSegmentLib.cli import main
 from MSTKDSegmentLib.errors import Cancelled, GeometryError, InputError
 from MSTKDSegmentLib.geometry import to_native
 from MSTKDSegmentLib.keep import kept_files, write_kept
@@ -252,8 +253,55 @@ def test_what_one_sequence_does_not_cover_the_other_still_shows(images):
 def test_a_mask_beside_the_brain_is_refused(images):
     mask = sitk.Cast(images["T1Gd"] * 0 + 1, sitk.sitkUInt8)
     mask.SetOrigin((5000.0, 0.0, 0.0))
-    with pytest.raises(GeometryError, match="mask and the reference do not overlap"):
+    words = r"brain.nii.gz: the brain mask does not overlap the reference T1Gd \(image in memory\)"
+    with pytest.raises(GeometryError, match=words):
+        read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes().with_mask(mask, "brain.nii.gz"))
+
+
+def marked_box(image: sitk.Image, *sides: slice) -> sitk.Image:
+    """A mask on the voxels of `image`: 1 in the box `sides` (z, y, x)."""
+    box = np.zeros(image.GetSize()[::-1], np.uint8)
+    box[sides] = 1
+    mask = sitk.GetImageFromArray(box)
+    mask.CopyInformation(image)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("sides", "kind", "words"),
+    [
+        ((slice(0),) * 3, InputError, "brain.nrrd: the brain mask is empty"),
+        ((slice(50, 60),) * 3, InputError, "brain.nrrd: the brain mask marks 8 ml on the reference T1Gd .*too little"),
+        ((slice(None), slice(60, 61)), InputError, "brain.nrrd: the brain mask on T1Gd .* is no brain but thin pieces"),
+    ],
+)
+def test_a_mask_that_is_no_brain_is_refused_by_its_own_name(images, sides, kind, words):
+    mask = marked_box(images["T1Gd"], *sides)
+    with pytest.raises(kind, match=words) as raised:
+        read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes().with_mask(mask, "brain.nrrd"))
+    assert type(raised.value) is kind
+
+
+def test_the_command_line_names_the_masks_file(tmp_path, case_files, random_bundle, capsys):
+    path = tmp_path / "empty mask.nii.gz"
+    sitk.WriteImage(sitk.Cast(sitk.ReadImage(str(case_files["flair"])) * 0, sitk.sitkUInt8), str(path))
+    arguments = ["segment", "--flair", case_files["flair"], "--brain-mask", path, "--weights", random_bundle]
+    code = main([*map(str, arguments), "-o", str(tmp_path / "out.nii.gz"), "--quiet"])
+    assert code == InputError.exit_code and f"{path}: the brain mask is empty" in capsys.readouterr().err
+
+
+def test_a_mask_that_lies_mostly_beside_the_reference_is_refused_as_such(images):
+    mask = marked_box(images["T1Gd"], slice(40, 90), slice(40, 90))
+    mask.SetOrigin(mask.TransformIndexToPhysicalPoint((mask.GetSize()[0] - 2, 0, 0)))
+    with pytest.raises(GeometryError, match=r"brain mask: only \d+ of the 2400 ml of the brain mask lie on"):
         read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes(brain_mask=mask))
+
+
+def test_a_mask_of_odd_size_is_told_with_its_name(images):
+    mask = marked_box(images["T1Gd"], *(slice(40, 75),) * 3)
+    case = read_case({"T1Gd": images["T1Gd"]}, wishes=Wishes().with_mask(mask, "small.nii.gz"))
+    ml = 35**3 * 8 / 1000
+    assert any(f"{ml:.0f} ml" in text and "the brain mask small.nii.gz;" in text for text in case.notices)
 
 
 class Program:

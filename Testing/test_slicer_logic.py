@@ -286,6 +286,7 @@ def test_what_the_user_says_reaches_the_worker(scene, volumes, monkeypatch):
     assert asked.keep
     assert {name: getattr(asked.wishes, name) for name in said} == said
     assert asked.wishes.upright is None
+    assert asked.wishes.mask_source == "brain"
     there, image = asked.wishes.brain_mask, asked.volumes["T1Gd"].image
     assert there.GetOrigin() == pytest.approx(image.GetOrigin())
     assert np.array_equal(sitk.GetArrayFromImage(there), sitk.GetArrayFromImage(image) > 150)

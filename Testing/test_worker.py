@@ -206,7 +206,7 @@ def test_what_the_user_said_is_handed_over_with_the_mask_in_its_place(tmp_path):
     mask.SetSpacing((0.9, 1.1, 3.0))
     mask.SetOrigin((-7.25, 1 / 3, 12.0))
     mask.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
-    said = Wishes(False, None, True, mask, "synthstrip", True)
+    said = Wishes(False, None, True, mask, "synthstrip", True, "my brain")
     write_request(tmp_path, Request({}, wishes=said, keep=True))
     got = read_request(tmp_path)
     assert got.keep

@@ -82,7 +82,7 @@ def find_brains(
     each: dict[str, Brain] = {}
     extractor, marked_on = "", reference
     if wishes.brain_mask is not None:
-        each[reference], extractor = search.given(wishes.brain_mask), GIVEN
+        each[reference], extractor = search.given(wishes.brain_mask, wishes.mask_source), GIVEN
     elif asks_program(wishes.extractor, stripped, reference):
         marked = search.by_specialist([name for name in volumes if not stripped[name]])
         if marked is not None:
@@ -143,11 +143,30 @@ class _Search:
             )
         return Brain(probability, mask)
 
-    def given(self, mask: sitk.Image) -> Brain:
+    def given(self, mask: sitk.Image, source: str) -> Brain:
+        """The user's `mask`, which messages call `source`, on the reference."""
+        volume = self._volumes[self._reference]
+        who = f"the reference {self._reference} ({volume.source})"
         probability = sitk.Cast(sitk.Cast(mask, sitk.sitkFloat32) > 0, sitk.sitkFloat32)
-        on_reference = mask_on(probability, self._volumes[self._reference].image)
-        if not on_reference.any():
-            raise GeometryError("the brain mask and the reference do not overlap; give a mask made on the reference")
+        marked = mask_ml(sitk.GetArrayViewFromImage(probability) > 0, probability)
+        if not marked:
+            raise InputError(f"{source}: the brain mask is empty. Give one in which the brain is above 0, or none.")
+        on_reference = mask_on(probability, volume.image)
+        there = mask_ml(on_reference, volume.image)
+        if not there:
+            raise GeometryError(
+                f"{source}: the brain mask does not overlap {who}. Give a mask that was made on that volume."
+            )
+        if there < LEAST_BRAIN_ML <= marked:
+            raise GeometryError(
+                f"{source}: only {there:.0f} of the {marked:.0f} ml of the brain mask lie on {who}. Give a mask that "
+                "was made on that volume."
+            )
+        if there < LEAST_BRAIN_ML:
+            raise InputError(
+                f"{source}: the brain mask marks {there:.0f} ml on {who}, too little for a brain. Mark the whole "
+                "brain, or give no mask."
+            )
         return Brain(probability, on_reference)
 
     def by_specialist(self, with_skull: Collection[str]) -> Optional[_Marked]:

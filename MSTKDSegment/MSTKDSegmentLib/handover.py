@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 REQUEST, LABELS, PROBABILITIES = "request.json", "labels.npy", "probabilities.npy"
 BRAIN_MASK, PREPARED, PREPARED_BRAIN = "brain_mask.npy", "prepared_{}.npy", "prepared_brain.npy"
-TOLD = ("registered", "skull_stripped", "upright", "extractor", "bias_correction")
+TOLD = ("registered", "skull_stripped", "upright", "extractor", "bias_correction", "mask_source")
 """Those of `Wishes` that are JSON as they are."""
 
 

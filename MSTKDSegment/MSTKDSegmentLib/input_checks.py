@@ -229,13 +229,16 @@ def _like_ct(values: np.ndarray, largest: float) -> str:
     return ""
 
 
-def check_brain(volume: Volume, name: str, mask: np.ndarray) -> list[str]:
+def check_brain(volume: Volume, name: str, mask: np.ndarray, given: str = "") -> list[str]:
     """Warnings about the brain `mask` (D, H, W) of a volume: cut by the field of view, too small, too large.
 
-    Raises InputError where the mask is no solid body: vessels or a contour on a background of zeros.
+    given: what the user's brain mask is called, where `mask` is that. Raises InputError where the mask is no solid
+    body: vessels or a contour on a background of zeros.
     """
     who = f"{name} ({volume.source})"
     core = _core_share(volume.image, mask)
+    if core < LEAST_CORE and given:
+        raise InputError(f"{given}: the brain mask on {who} is no brain but thin pieces. Mark the whole brain.")
     if core < LEAST_CORE:
         raise InputError(
             f"{who}: shows no brain but thin pieces (of vessels, of a contour?). Give the MRI volume of the head."
@@ -251,7 +254,8 @@ def check_brain(volume: Volume, name: str, mask: np.ndarray) -> list[str]:
     if not BRAIN_ML[0] <= ml <= BRAIN_ML[1]:
         return [
             f"{who}: the brain measures {ml:.0f} ml, an adult's {BRAIN_ML[0]:.0f} to {BRAIN_ML[1]:.0f} ml. Check the "
-            "voxel size in the header and the brain's outline; of children the network knows little."
+            f"voxel size in the header and {f'the brain mask {given}' if given else 'its outline'}; of children the "
+            "network knows little."
         ]
     return []
 

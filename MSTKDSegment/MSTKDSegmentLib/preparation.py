@@ -176,9 +176,10 @@ class _Run:
     def checked(self) -> list[str]:
         """Notes what is wrong with the brains, and gives the warnings about headers that turn the head wrongly."""
         volumes = self._volumes
-        found = {name: check_brain(volumes[name], name, mask) for name, mask in self._masks.items()}
-        turned = {}
+        given = {self._reference: self._wishes.mask_source} if self._wishes.brain_mask is not None else {}
+        found, turned = {}, {}
         for name, mask in self._masks.items():
+            found[name] = check_brain(volumes[name], name, mask, given.get(name, ""))
             turned[name] = check_orientation(volumes[name], name, mask, self._cancel)
         wrong_headers = together(volumes, turned)
         self.notices += [*together(volumes, found), *wrong_headers]

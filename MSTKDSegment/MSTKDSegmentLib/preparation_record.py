@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 import SimpleITK as sitk
@@ -21,6 +21,7 @@ class Wishes:
 
     registered: lie on each other. skull_stripped: show nothing but the brain. upright: the head lies as in BraTS.
     brain_mask: of the reference, on any grid of its space. extractor: one of `EXTRACTORS`. bias_correction: N4.
+    mask_source: what messages call the mask, its file or node.
     """
 
     registered: Optional[bool] = None
@@ -29,10 +30,15 @@ class Wishes:
     brain_mask: Optional[sitk.Image] = None
     extractor: str = "auto"
     bias_correction: bool = False
+    mask_source: str = "brain mask"
 
     def __post_init__(self) -> None:
         if self.extractor not in EXTRACTORS:
             raise InputError(f"unknown brain extraction {self.extractor!r}; use one of {', '.join(EXTRACTORS)}")
+
+    def with_mask(self, mask: sitk.Image, source: str) -> Wishes:
+        """The same with a brain mask, which messages call `source`."""
+        return replace(self, brain_mask=mask, mask_source=source)
 
 
 READY = Wishes(registered=True, skull_stripped=True, upright=True)

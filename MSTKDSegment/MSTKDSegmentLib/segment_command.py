@@ -166,7 +166,8 @@ def segment_case(
     step = _until_writing(progress)
     wishes = request.settings.wishes
     if request.brain_mask is not None:
-        wishes = replace(wishes, brain_mask=read_volume(request.brain_mask, is_label=True).image)
+        mask = read_volume(request.brain_mask, is_label=True)
+        wishes = wishes.with_mask(mask.image, mask.source)
     load = lru_cache(maxsize=None)(load_segmenter)  # at once only where the brain has to be extracted
     case = read_case(request.inputs.sources, request.reference, step, None, wishes, lambda: load().device.name)
     _with_checked_outputs(request, case.reference_image)

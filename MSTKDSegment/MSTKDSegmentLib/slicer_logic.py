@@ -249,14 +249,15 @@ class SegmentLogic:
 
 
 def _wishes(choice: PreparationChoice) -> Wishes:
-    return Wishes(
+    wishes = Wishes(
         choice.registered,
         choice.skull_stripped,
-        None,
-        None if choice.brain_mask is None else brain_mask_from_node(choice.brain_mask),
-        choice.extractor,
-        choice.bias_correction,
+        extractor=choice.extractor,
+        bias_correction=choice.bias_correction,
     )
+    if choice.brain_mask is None:
+        return wishes
+    return wishes.with_mask(brain_mask_from_node(choice.brain_mask), choice.brain_mask.GetName())
 
 
 def _mask_problem(facts: Mapping[str, InputFacts], choice: PreparationChoice) -> str:

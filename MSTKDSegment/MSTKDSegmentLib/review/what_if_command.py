@@ -75,7 +75,8 @@ def run_what_if(
     segmenter = load_segmenter()
     wishes = request.wishes
     if request.brain_mask is not None:
-        wishes = replace(wishes, brain_mask=read_volume(request.brain_mask, is_label=True).image)
+        mask = read_volume(request.brain_mask, is_label=True)
+        wishes = wishes.with_mask(mask.image, mask.source)
     case = read_case(
         request.inputs.sources, request.reference, _part(progress, 0.0, READ_SHARE), None, wishes,
         lambda: segmenter.device.name,
