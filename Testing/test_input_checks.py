@@ -4,7 +4,6 @@ they are.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import cache
 from itertools import permutations
@@ -30,24 +29,16 @@ from MSTKDSegmentLib.registration import Registration
 from MSTKDSegmentLib.structure import likeness
 from MSTKDSegmentLib.volumes import Volume, volume_from_image
 from phantom import blank_image, brain_on, ellipsoid, voxel_points
+from real_patients import labelled, raw, validation_cases
 from scipy import ndimage
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "Resources" / "sample"
-SHARED = ROOT.parent / "shared" / "data"
-DATA = ROOT / "data"
 SEQUENCES = ("T1", "T1Gd", "T2", "FLAIR")
 UPSIDE_DOWN, BACK_TO_FRONT = np.diag([1.0, 1.0, -1.0]), np.diag([1.0, -1.0, 1.0])
 MIRRORED = np.diag([-1.0, 1.0, 1.0])
 # The brain's top goes to the header's back, its front to the top.
 ON_ITS_BACK = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-
-needs_patients = pytest.mark.skipif(
-    not (SHARED / "splits.json").is_file() or not DATA.is_dir(), reason="the labelled patients are not in data/"
-)
-needs_raw = pytest.mark.skipif(
-    not (SHARED / "raw" / "TCGA-FG-6692").is_dir(), reason="the raw clinical patient is not beside this checkout"
-)
 
 
 @cache
@@ -464,18 +455,11 @@ def test_the_pipeline_tells_and_refuses():
 
 
 def patient(case: str, *names: str) -> dict[str, Volume]:
-    files = {"T1": "t1", "T1Gd": "t1ce", "T2": "t2", "FLAIR": "flair"}
-    paths = {name: DATA / case / f"{case}_{files[name]}.nii.gz" for name in names}
-    if not all(path.is_file() for path in paths.values()):
-        pytest.skip("the validation patients are not unpacked in data/")
-    return {
-        name: volume_from_image(sitk.ReadImage(str(path), sitk.sitkFloat32), path.name) for name, path in paths.items()
-    }
+    return {name: volume_from_image(labelled(case, name), f"{case} {name}") for name in names}
 
 
-@needs_patients
 def test_real_patients_are_told_apart_and_none_is_warned_of():
-    cases = json.loads((SHARED / "splits.json").read_text())["val"][:4]
+    cases = validation_cases()[:4]
     volumes = [patient(case, "T1Gd", "FLAIR") for case in cases]
     masks = [{name: mask_of(volume) for name, volume in one.items()} for one in volumes]
     for one, brains in zip(volumes, masks):
@@ -490,20 +474,17 @@ def test_real_patients_are_told_apart_and_none_is_warned_of():
         assert "do not match" in warning
 
 
-@needs_patients
 def test_a_real_patient_upside_down():
-    case = json.loads((SHARED / "splits.json").read_text())["val"][1]
+    case = validation_cases()[1]
     wrong = turned(patient(case, "FLAIR")["FLAIR"], UPSIDE_DOWN)
     (warning,) = check_orientation(wrong, "FLAIR", mask_of(wrong))
     assert "upside down" in warning
 
 
-@needs_raw
 def test_a_raw_patient_and_one_with_a_wrong_header():
     brain_extraction = pytest.importorskip("MSTKDSegmentLib.brain_extraction")
     pytest.importorskip("torch")
-    path = SHARED / "raw" / "TCGA-FG-6692" / "t1.nii.gz"
-    right = volume_from_image(sitk.ReadImage(str(path), sitk.sitkFloat32), "t1.nii.gz")
+    right = volume_from_image(raw("T1"), "t1.nii.gz")
     assert check_volume(right, "T1") == []
     for volume, word in ((right, ""), (turned(right, UPSIDE_DOWN), "upside down")):
         probability = brain_extraction.brain_probability(volume.image, volume.source)

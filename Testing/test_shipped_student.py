@@ -1,6 +1,5 @@
 """The bundle that ships: its card, its size, and what it finds on the synthetic sample and on one real patient."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,10 @@ from MSTKDSegmentLib.modalities import SUBSETS, subset_name
 from MSTKDSegmentLib.pipeline import Segmenter
 from MSTKDSegmentLib.regions import labels_to_regions
 from MSTKDSegmentLib.weights import default_bundle_path, read_bundle
+from real_patients import labelled
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "Resources" / "sample"
-SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +89,7 @@ def test_the_sample_patient_from_flair_alone_has_its_lesion_on_the_right_side(se
 
 @pytest.mark.shared
 def test_a_real_validation_patient_from_flair_alone(segmenter):
-    if not (SHARED / "packed").is_dir():
-        pytest.skip("the labelled patients are not beside this checkout (../shared/data)")
-    codecs = pytest.importorskip("imagecodecs", reason="needs imagecodecs to unpack the labelled patients")
-    folder = SHARED / "packed" / "BraTS2021_00031"
-    meta = json.loads((folder / "meta.json").read_text())
-    (x0, y0, z0), (x1, y1, z1) = meta["box"]
-
-    def unpacked(name):
-        flat = codecs.jpegxl_decode((folder / f"{name}.jxl").read_bytes())
-        whole = np.zeros(meta["shape"][::-1], np.float32)
-        whole[z0:z1, y0:y1, x0:x1] = flat.reshape(z1 - z0, y1 - y0, x1 - x0)
-        image = sitk.GetImageFromArray(whole)
-        image.SetOrigin((0.0, -239.0, 0.0))
-        return image
-
-    truth = sitk.GetArrayFromImage(unpacked("seg")).astype(np.uint8)
+    truth = sitk.GetArrayFromImage(labelled("BraTS2021_00031", "seg")).astype(np.uint8)
     truth[truth == 4] = 3
-    result = segmenter.segment({"FLAIR": unpacked("flair")})
+    result = segmenter.segment({"FLAIR": labelled("BraTS2021_00031", "FLAIR")})
     assert scores(result.labels, truth)["WT"] > 0.7

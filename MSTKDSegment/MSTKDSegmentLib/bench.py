@@ -18,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import MSTKDError
+from .memory import peak_memory_mib
 from .modalities import MODALITIES
 from .terminal import Progress, print_line, print_table
 from .weights import Bundle, read_bundle
@@ -171,7 +172,7 @@ def _bench_case(
         "runs": runs,
         "wall_seconds": [round(value, 3) for value in walls],
         "median_wall_seconds": round(statistics.median(walls), 3),
-        "peak_memory_mib": _peak_child_memory_mib(),
+        "peak_memory_mib": peak_memory_mib(children=True),
         "median_stage_seconds": {key: round(statistics.median(one[key] for one in stages), 3) for key in first},
     }
 
@@ -186,16 +187,6 @@ def _run_child(command: Sequence[str]) -> dict[str, Any]:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise MSTKDError(f"the measured command failed: {lines[-1]}")
     return dict(json.loads(done.stdout))
-
-
-def _peak_child_memory_mib() -> Optional[float]:
-    """The largest resident memory of any child so far; None where the system does not tell (Windows)."""
-    try:
-        import resource  # POSIX only
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes on macOS, KiB elsewhere
 
 
 def write_phantom(folder: Path, shape: tuple[int, int, int], spacing_mm: float) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
@@ -25,6 +26,16 @@ _SIGNS = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|alloc_failed"
     r"|could not create a primitive(?! descriptor)|could not create a memory object"
 )
+
+
+def peak_memory_mib(children: bool = False) -> Optional[float]:
+    """The largest resident size of this process, or of the largest of its ended children; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes on macOS, KiB elsewhere
 
 
 def is_out_of_memory(error: BaseException) -> bool:
