@@ -160,9 +160,12 @@ def test_volumes_only_without_a_ground_truth(panel, scene, pair):
 def test_another_choice_drops_what_was_said_of_the_former(panel, scene, compared):
     panel.ui.predictionSelector.setCurrentNode(segmentation(scene, truth_labels(), "another"))
     assert panel.compared is None
+    assert panel.ui.figuresTableView.table is None
     assert not panel.ui.copyButton.enabled
     assert not panel.ui.placeLabel.visible
     assert not panel.choices.get(OVERLAY).GetDisplayNode().GetVisibility()
+    panel.ui.predictionSelector.setCurrentNode(compared.prediction)
+    assert panel.ui.figuresTableView.table.GetCellText(0, 1) == "0.982"  # the figures of this pair are still there
 
 
 def test_a_prediction_that_was_edited_since_is_told_on_return(panel, compared):

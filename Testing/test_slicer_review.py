@@ -164,6 +164,28 @@ def test_without_a_ground_truth_there_are_volumes_only(scene):
         put_overlay(found, "WT", scene)
 
 
+def test_regions_that_nobody_drew_are_in_no_table(scene, tmp_path):
+    """A prediction of the whole tumour only, alone and against a truth of the enhancing tumour only."""
+    whole = segmentation(scene, predicted_labels(), "whole")
+    for key in ("NCR", "ET"):
+        whole.GetSegmentation().RemoveSegment(key)
+    whole.GetSegmentation().GetSegment("ED").SetName("whole tumour")
+    alone = compare(whole)
+    assert figures(alone)[0] == ["", "WT"]
+    write_csv(alone, tmp_path / "alone.csv")
+    assert (tmp_path / "alone.csv").read_text().splitlines()[1].startswith("whole,WT,")
+    rim = segmentation(scene, truth_labels(), "rim")
+    for key in ("NCR", "ED"):
+        rim.GetSegmentation().RemoveSegment(key)
+    both = compare(whole, rim)
+    assert figures(both)[0] == [""]
+    assert put_table(both, scene).GetNumberOfColumns() == 1
+    with pytest.raises(OutputError, match="no region in common"):
+        write_csv(both, tmp_path / "both.csv")
+    with pytest.raises(OutputError, match="nothing to compare in WT"):
+        put_overlay(both, "WT", scene)
+
+
 def test_what_cannot_be_compared_is_named(scene):
     good, truth = segmentation(scene, predicted_labels()), label_volume(scene, truth_labels())
     assert pair_problem(good, truth) == ""

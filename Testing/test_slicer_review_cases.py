@@ -236,13 +236,17 @@ def test_a_foreign_file_is_never_written_to(reading, tmp_path):
     assert foreign.read_text() == "a,b\n1,2\n"
 
 
-def test_a_verdict_needs_a_prediction_and_a_node_by_itself_is_its_own_case(scene):
+def test_a_verdict_needs_a_prediction_and_a_node_by_itself_is_its_own_case(scene, tmp_path):
     scene.RegisterNodeClass(slicer.vtkMRMLScriptedModuleNode())
     reading = Reading(scene)
     with pytest.raises(InputError, match="Choose the prediction"):
         reading.give("accept")
     reading.choices.choose(PREDICTION, segmentation(scene, predicted_labels(), "FLAIR tumour"))
     assert reading.subject() == ("FLAIR tumour", "FLAIR tumour")
+    reading.choices.get(PREDICTION).SetName("FLAIR  tumour\t2 ")  # the file holds it with single blanks
+    reading.choices.say("verdictsFile", str(tmp_path / "verdicts.csv"))
+    reading.give("accept")
+    assert reading.last_verdict().case == "FLAIR tumour 2"
 
 
 def test_where_verdicts_go_by_themselves(tmp_path, monkeypatch):

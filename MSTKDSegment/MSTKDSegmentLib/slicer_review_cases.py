@@ -190,7 +190,12 @@ def _referred(scene: Any, node: Any) -> bool:
 def with_verdict(items: Sequence[WorkItem], verdicts: Sequence[Verdict]) -> set[str]:
     """Names of the cases that somebody gave a verdict on."""
     said = {one.case for one in verdicts}
-    return {item.name for item in items if item.name in said}
+    return {item.name for item in items if as_written(item.name) in said}
+
+
+def as_written(name: str) -> str:
+    """A name as it stands in the file of verdicts: with single blanks."""
+    return " ".join(name.split())
 
 
 def next_open(items: Sequence[WorkItem], index: int, verdicts: Sequence[Verdict]) -> Optional[int]:

@@ -30,6 +30,9 @@ neither replaced nor removed any more.
 WISHED = f"{ATTRIBUTE_PREFIX}reviewName"
 """The same before it was made unique."""
 
+PAIR = ("MSTKDSegment.reviewPrediction", "MSTKDSegment.reviewTruth")
+"""Node reference roles from a table of figures to what was compared."""
+
 FILL_OPACITY = 0.55
 # Okabe and Ito's colours, told apart by the colour-blind: bluish green, orange, sky blue.
 COLOURS = {
@@ -56,8 +59,8 @@ def figures(compared: Compared) -> list[list[str]]:
     """Header and rows of texts: a figure in each row, a region in each column; volumes only without a ground truth."""
     scores = {score.region: score for score in compared.reviewed.scores}
     if compared.truth is None:
-        keys = [structure.key for structure in REGIONS]
         volumes = compared.reviewed.volumes_ml
+        keys = [structure.key for structure in REGIONS if structure.key in volumes]
         return [["", *keys], [_("Prediction (ml)"), *(f"{volumes[key]:.2f}" for key in keys)]]
     rows = [[title, *(text(score) for score in scores.values())] for title, text in _rows()]
     return [["", *scores], *rows]
@@ -117,7 +120,9 @@ def write_csv(compared: Compared, path: Path) -> None:
         rows: list[dict[str, Any]] = [{**said, **score.to_dict()} for score in compared.reviewed.scores]
     else:
         volumes = compared.reviewed.volumes_ml
-        rows = [{**said, "region": one.key, "prediction_ml": volumes[one.key]} for one in REGIONS]
+        rows = [{**said, "region": one.key, "prediction_ml": volumes[one.key]} for one in REGIONS if one.key in volumes]
+    if not rows:
+        raise OutputError(_("The two have no region in common: there is nothing to write."))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -148,7 +153,16 @@ def put_table(compared: Compared, scene: Any, earlier: Optional[Any] = None) -> 
             table.SetColumnTitle(title or _("Figure"), title or _("Figure"))
         table.SetUseColumnTitleAsColumnHeader(True)
         table.SetLocked(True)
+        for role, node in zip(PAIR, (compared.prediction, compared.truth)):
+            table.SetNodeReferenceID(role, node.GetID() if node is not None else None)
     return table
+
+
+def table_of(table: Optional[Any], prediction: Optional[Any], truth: Optional[Any]) -> Optional[Any]:
+    """`table`, if it holds the figures of this very pair; None else."""
+    if table is None or prediction is None:
+        return None
+    return table if [table.GetNodeReference(role) for role in PAIR] == [prediction, truth] else None
 
 
 def is_ours(node: Optional[Any], scene: Any) -> bool:

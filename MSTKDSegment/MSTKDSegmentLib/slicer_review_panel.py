@@ -17,7 +17,16 @@ from .review.places import ORDERS
 from .slicer_review import Compared, Comparing, failure, pair_problem
 from .slicer_review_cases_panel import CasesPanel
 from .slicer_review_choices import OVERLAY, PREDICTION, TABLE, TRUTH
-from .slicer_review_output import figures, is_ours, place_text, put_overlay, put_table, tab_separated, write_csv
+from .slicer_review_output import (
+    figures,
+    is_ours,
+    place_text,
+    put_overlay,
+    put_table,
+    tab_separated,
+    table_of,
+    write_csv,
+)
 from .slicer_review_reading import Reading
 from .slicer_review_views import (
     ERRORS,
@@ -119,7 +128,8 @@ class ReviewPanel:
         finally:
             self._showing = False
         self._refreshButtons()
-        self.ui.figuresTableView.setMRMLTableNode(self.choices.get(TABLE))
+        pair = self.choices.get(PREDICTION), self.choices.get(TRUTH)
+        self.ui.figuresTableView.setMRMLTableNode(table_of(self.choices.get(TABLE), *pair))
         self.cases.refresh()
 
     def _refreshChoices(self) -> None:
@@ -181,10 +191,9 @@ class ReviewPanel:
     def forgetComparison(self) -> None:
         """Its figures, places and errors are of another pair."""
         self.compared, self._place = None, -1
-        for role in (TABLE, OVERLAY):
-            node = self.choices.get(role)
-            if role == OVERLAY and is_ours(node, self.scene) and node.GetDisplayNode() is not None:
-                node.GetDisplayNode().SetVisibility(False)
+        node = self.choices.get(OVERLAY)
+        if is_ours(node, self.scene) and node.GetDisplayNode() is not None:
+            node.GetDisplayNode().SetVisibility(False)
         tell(self.ui.placeLabel, "")
         self.say("")
 

@@ -16,6 +16,7 @@ from .slicer_review_cases import (
     CASE_OF,
     PREDICTION_OF,
     LoadedCase,
+    as_written,
     default_verdicts_file,
     last_verdict,
     load_steps,
@@ -170,7 +171,7 @@ class Reading:
         if node is None:
             return None
         name = node.GetName()
-        return node.GetAttribute(CASE_OF) or name, node.GetAttribute(PREDICTION_OF) or name
+        return as_written(node.GetAttribute(CASE_OF) or name), as_written(node.GetAttribute(PREDICTION_OF) or name)
 
     def last_verdict(self) -> Optional[Verdict]:
         """The newest on what is shown."""
