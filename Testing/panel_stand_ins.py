@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import vtk
+from MSTKDSegmentLib import translation  # noqa: F401 - before a stand-in of slicer.app makes it look for a translator
 
 COMMON = {"visible": True, "enabled": True, "toolTip": ""}
 PROPERTIES = {
