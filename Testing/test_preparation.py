@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scipy import ndimage
 
 pytest.importorskip("torch")
 
-from MSTKDSegmentLib import brain_search, preparation, specialists
+from MSTKDSegmentLib import brain_extraction, brain_search, preparation, specialists
 from MSTKDSegmentLib.alignment import rigid_matrix, samples
 from MSTKDSegmentLib.bias_field import corrected
 from MSTKDSegmentLib.brain_extraction import brain_probability
@@ -20,10 +21,12 @@ from MSTKDSegmentLib.cli import main
 from MSTKDSegmentLib.errors import Cancelled, GeometryError, InputError
 from MSTKDSegmentLib.geometry import to_native
 from MSTKDSegmentLib.keep import kept_files, write_kept
+from MSTKDSegmentLib.look_roles import doubtful_looks
 from MSTKDSegmentLib.pipeline import PreparedCase, read_case
 from MSTKDSegmentLib.preparation_record import READY, Wishes
 from MSTKDSegmentLib.registration import as_transform, centre, composed, distance_mm, inverted
 from MSTKDSegmentLib.specialists import SpecialistFailed
+from MSTKDSegmentLib.volumes import volume_from_image
 from phantom import dice
 
 from training.clinical import ClinicalCase, degraded
@@ -140,6 +143,41 @@ def test_it_can_be_cancelled_in_the_middle(images):
             wishes=Wishes(extractor="own"),
         )
     assert not any("how the head lies" in text for text in seen)
+
+
+def test_the_brain_extraction_is_cancelled_between_two_layers(images):
+    asked = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 10
+
+    with pytest.raises(Cancelled):
+        brain_probability(images["T1Gd"], "head", cancel=stop)
+    assert len(asked) == 11  # two before the first look, then one before each layer
+    whole = []
+    brain_probability(images["T1Gd"], "head", cancel=lambda: bool(whole.append(1)))
+    assert len(whole) > 60
+    # The network is kept, and asks nobody afterwards.
+    assert not any(module._forward_pre_hooks for module in brain_extraction._network().modules())
+
+
+def test_no_stretch_of_a_preparation_goes_by_without_a_look_at_cancel(images):
+    """Of all that takes time, no more than a few percent lie between two looks."""
+    looks = [time.perf_counter()]
+    read_case(images, cancel=lambda: bool(looks.append(time.perf_counter())), wishes=Wishes(extractor="own"))
+    looks.append(time.perf_counter())
+    gaps = np.diff(looks)
+    assert len(gaps) > 200 and gaps.max() < max(1.0, 0.25 * gaps.sum())
+
+
+def test_doubts_about_looks_are_cancelled_before_each_volume(images):
+    volumes = {name: volume_from_image(images[name], name) for name in USED}
+    masks = {name: np.ones(images[name].GetSize()[::-1], bool) for name in USED}
+    asked = []
+    with pytest.raises(Cancelled):
+        doubtful_looks(volumes, masks, lambda: bool(asked.append(1)) or len(asked) == 2)
+    assert len(asked) == 2
 
 
 def test_what_was_done_can_be_kept(case, tmp_path):
@@ -313,9 +351,9 @@ def test_a_specialists_mask_serves_all_that_follows(clinical, images, monkeypatc
     mask = brain_on(clinical, images["T1Gd"], "T1Gd")
     ours: list[str] = []
 
-    def counted(image, source, device):
+    def counted(image, source, device, cancel):
         ours.append("FLAIR" if image.GetSize() == images["FLAIR"].GetSize() else "T1Gd")
-        return brain_probability(image, source, device)
+        return brain_probability(image, source, device, cancel)
 
     told: list[str] = []
 

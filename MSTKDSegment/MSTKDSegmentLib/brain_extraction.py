@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -12,7 +14,7 @@ import SimpleITK as sitk
 
 from .errors import InputError, WeightsError
 from .overlap import brain_alone, find_foreground
-from .registration import coarser
+from .registration import CancelCheck, coarser, stop_if
 from .shipped_files import shipped_file
 from .volume_checks import voxel_columns
 from .weights import read_bundle
@@ -46,24 +48,29 @@ def _network() -> BrainNet:
     return network.requires_grad_(False).eval()
 
 
-def brain_probability(image: sitk.Image, source: str, device: str = "cpu") -> sitk.Image:
+def brain_probability(
+    image: sitk.Image, source: str, device: str = "cpu", cancel: Optional[CancelCheck] = None
+) -> sitk.Image:
     """Probability of brain, float32, on a cube of 2.5 mm voxels (LPS axes) around the brain of `image`.
 
     The network looks twice: at the head, then at where it found the brain. Raises InputError for a volume without
-    contrast, in which there is no head; `source` is what the message calls it.
+    contrast, in which there is no head; `source` is what the message calls it. Raises Cancelled: `cancel` is asked
+    at each layer.
     """
+    stop_if(cancel)
     from .brain_network import SIDE, SPACING_MM
 
     smooth = coarser(image, SPACING_MM)
     span = SIDE * SPACING_MM
+    stop_if(cancel)
     low, high = _box(image, find_foreground(image).mask)
     middle = (low + high) / 2
     if high[2] - low[2] > span - 2 * ABOVE_HEAD_MM:  # neck and shoulders: the brain is at the top
         middle[2] = high[2] + ABOVE_HEAD_MM - span / 2
-    probability = _look(smooth, middle, source, device)
+    probability = _look(smooth, middle, source, device, cancel)
     found = sitk.GetArrayViewFromImage(probability) > 0.5
     if found.any():
-        probability = _look(smooth, np.add(*_box(probability, found)) / 2, source, device)
+        probability = _look(smooth, np.add(*_box(probability, found)) / 2, source, device, cancel)
     return probability
 
 
@@ -73,7 +80,7 @@ def _box(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points.min(axis=0), points.max(axis=0)
 
 
-def _look(image: sitk.Image, middle: np.ndarray, source: str, device: str) -> sitk.Image:
+def _look(image: sitk.Image, middle: np.ndarray, source: str, device: str, cancel: Optional[CancelCheck]) -> sitk.Image:
     from .brain_network import SIDE, SPACING_MM, network_input
 
     origin = middle - (SIDE - 1) / 2 * SPACING_MM
@@ -86,23 +93,36 @@ def _look(image: sitk.Image, middle: np.ndarray, source: str, device: str) -> si
     except ValueError as error:
         raise InputError(f"{source}: no head was found ({error}). Give a volume of the whole head.") from error
     try:
-        values = _sigmoid(seen, device)
+        values = _sigmoid(seen, device, cancel)
     except RuntimeError:  # a GPU's memory is full, or it lacks a layer; the CPU takes a second
         if device == "cpu":
             raise
-        values = _sigmoid(seen, "cpu")
+        values = _sigmoid(seen, "cpu", cancel)
     probability = sitk.GetImageFromArray(values)
     probability.CopyInformation(cube)
     return probability
 
 
-def _sigmoid(seen: np.ndarray, device: str) -> np.ndarray:
+def _sigmoid(seen: np.ndarray, device: str, cancel: Optional[CancelCheck]) -> np.ndarray:
     import torch
 
     network: Any = _network().to(device)
-    with torch.inference_mode():
+    with torch.inference_mode(), _heard(network, cancel):
         logits = network(torch.from_numpy(seen).to(device)[None, None])
     return np.asarray(torch.sigmoid(logits)[0, 0].float().cpu().numpy())
+
+
+@contextlib.contextmanager
+def _heard(network: Any, cancel: Optional[CancelCheck]) -> Iterator[None]:
+    """While open, each layer of `network` asks `cancel` before it computes."""
+    handles = []
+    try:
+        for module in network.modules() if cancel is not None else ():
+            handles.append(module.register_forward_pre_hook(lambda *_: stop_if(cancel)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def brain_of(image: sitk.Image) -> Optional[np.ndarray]:

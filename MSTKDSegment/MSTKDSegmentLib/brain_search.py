@@ -134,7 +134,7 @@ class _Search:
 
     def by_our_network(self, name: str) -> Brain:
         volume = self._volumes[name]
-        probability = brain_probability(volume.image, volume.source, self._device())
+        probability = brain_probability(volume.image, volume.source, self._device(), self._cancel)
         mask = mask_on(probability, volume.image)
         if mask_ml(mask, volume.image) < LEAST_BRAIN_ML:
             raise InputError(

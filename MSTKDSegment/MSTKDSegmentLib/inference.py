@@ -258,6 +258,7 @@ class _Meter:
             yield
             return
         work = layer_macs(network, shape)
+        self.check()  # torch takes its time for the first pass on the meta device
         total = sum(work.values()) * runs
         handles = []
         for name, module in network.named_modules():

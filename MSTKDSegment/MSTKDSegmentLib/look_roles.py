@@ -10,14 +10,23 @@ import numpy as np
 
 from .appearance import MOST_LOOKED_AT, Look, doubts, look, propose_by_look
 from .modalities import MODALITIES
+from .registration import CancelCheck, stop_if
 from .roles import RoleProposal
 from .translation import _
 from .volumes import Volume
 
 
-def doubtful_looks(volumes: Mapping[str, Volume], brains: Mapping[str, np.ndarray]) -> list[str]:
-    """Sentences about volumes that do not look like the sequence they are given as; `brains`: masks (D, H, W) bool."""
-    looks = {name: look(volume.image, brains[name]) for name, volume in volumes.items()}
+def doubtful_looks(
+    volumes: Mapping[str, Volume], brains: Mapping[str, np.ndarray], cancel: Optional[CancelCheck] = None
+) -> list[str]:
+    """Sentences about volumes that do not look like the sequence they are given as; `brains`: masks (D, H, W) bool.
+
+    Raises Cancelled.
+    """
+    looks = {}
+    for name, volume in volumes.items():
+        stop_if(cancel)
+        looks[name] = look(volume.image, brains[name])
     found = doubts({name: seen for name, seen in looks.items() if seen is not None})
     return [f"{name} ({volumes[name].source}): {sentence}" for name, sentence in found.items()]
 

@@ -137,7 +137,7 @@ def prepare(
     )
     with_skull = [name for name in volumes if recognition.stripped[name] and not found[name].stripped]
     skull = [skull_still_there(with_skull)] if with_skull else []
-    doubtful = doubtful_looks(volumes, masks)
+    doubtful = doubtful_looks(volumes, masks, cancel)
     notices = [*brains.notices, *run.notices, *skull, *_notices(record, volumes), *doubtful]
     return Preparation(grid, images, brain, matrices, record, tuple(notices))
 
@@ -179,6 +179,7 @@ class _Run:
         given = {self._reference: self._wishes.mask_source} if self._wishes.brain_mask is not None else {}
         found, turned = {}, {}
         for name, mask in self._masks.items():
+            stop_if(self._cancel)
             found[name] = check_brain(volumes[name], name, mask, given.get(name, ""))
             turned[name] = check_orientation(volumes[name], name, mask, self._cancel)
         wrong_headers = together(volumes, turned)
