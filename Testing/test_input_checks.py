@@ -4,6 +4,7 @@ they are.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from functools import cache
 from itertools import permutations
@@ -27,7 +28,7 @@ from MSTKDSegmentLib.orientation import orientation_of, orientations
 from MSTKDSegmentLib.overlap import find_foreground
 from MSTKDSegmentLib.registration import Registration
 from MSTKDSegmentLib.structure import likeness
-from MSTKDSegmentLib.volumes import Volume, volume_from_image
+from MSTKDSegmentLib.volumes import Volume, read_volume, volume_from_image
 from phantom import blank_image, brain_on, ellipsoid, voxel_points
 from real_patients import labelled, raw, validation_cases
 from scipy import ndimage
@@ -137,6 +138,28 @@ def test_what_the_name_says(name, word):
     warnings = check_volume(replace(sample("FLAIR"), source=f"patients/DWI/{name}"), "FLAIR")
     assert len(warnings) == bool(word)
     assert all(word in warning for warning in warnings)
+
+
+def nifti(path: Path, image: sitk.Image, *codes: int) -> Path:
+    """A NIfTI file of `image` with these qform and sform codes."""
+    sitk.WriteImage(image, str(path))
+    data = bytearray(path.read_bytes())
+    data[252:256] = struct.pack("<2h", *codes)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(("codes", "told"), [((0, 0), True), ((1, 0), False), ((0, 1), False), ((2, 4), False)])
+def test_a_header_that_says_nothing_of_directions_is_told(tmp_path, codes, told):
+    path = nifti(tmp_path / "t1.nii", sample("T1").image, *codes)
+    by_us, by_itk = read_volume(path), volume_from_image(sitk.ReadImage(str(path)), "t1.nii")
+    warnings = check_volume(by_us, "T1")
+    assert len(warnings) == told == (not by_us.oriented) == (not by_itk.oriented)
+    if told:
+        assert warnings[0].startswith(f"T1 ({path}): its header says nothing of the orientation")
+        assert "guess, left and right too" in warnings[0]
+    whole = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkInt16)  # no metadata, nothing claimed
+    assert volume_from_image(whole, "t1.nii").oriented
 
 
 # --- geometry ---

@@ -271,6 +271,8 @@ def test_json_holds_the_evidence_and_no_folders(tmp_path, case, labels):
     assert flair["source"] == "flair.nii.gz" and flair["background"] == 0.02
     assert (flair["similarity_before"], flair["similarity_after"], flair["moved_mm"]) == (0.123, 0.456, 13.4)
     assert flair["spacing_mm"] == [1.0, 1.2, 3.0]
+    assert report["findings"] == findings(case.record)
+    assert report["findings"]["Head"].endswith("Left and right are the headers': they cannot be told from the images.")
     assert report["notices"] == ["FLAIR (flair.nii.gz) lay far away."]
     assert report["seconds"] == {"run": {"network": 2.0}, "preparation": {"registration": 1.5}}
     assert report["volumes_ml"]["WT"] == pytest.approx(np.count_nonzero(labels) / 1000, abs=1e-3)
@@ -287,6 +289,7 @@ def test_html_is_one_page_with_every_row_and_figure(tmp_path, case, labels):
     assert "Doe" not in bare
     assert "Moved by 13.4 mm, turned by 20.0 degrees. Similarity 0.12 bits -&gt; 0.46 bits." in bare
     assert "FLAIR moved to lie on T1Gd; T1 found to lie right." in bare
+    assert "Left and right are the headers" in bare
     assert "<td>flair.nii.gz</td>" in bare and "Brain</td>" in bare
     assert bare.index("&lt;script") < bare.index("What was found") < bare.index("not for diagnosis")
 

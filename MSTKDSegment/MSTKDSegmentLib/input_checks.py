@@ -17,6 +17,7 @@ from scipy import ndimage
 from .brain_extraction import BRAIN_ML
 from .errors import InputError
 from .orientation import orientation_of
+from .patients import differing_tags
 from .registration import CancelCheck, Registration
 from .sequence_words import read_words
 from .structure import likeness
@@ -69,10 +70,6 @@ LEAST_CORE = 0.3
 # 40 of 42 of six raw volumes with the mask of our own network; none of 224 right ones, nor of 112 tilted heads.
 TURNED_GAIN = 0.15
 
-# --- two brains ---
-
-PATIENT_TAGS = ("PatientID", "PatientName", "PatientBirthDate")
-
 _DIRECTIONS = (("left", "right"), ("back", "front"), ("top", "bottom"))
 
 
@@ -85,13 +82,23 @@ def check_volume(volume: Volume, name: str) -> list[str]:
     who = f"{name} ({volume.source})"
     _refuse_other_machines(volume, who)
     _refuse_three_planes(volume, who)
-    return [*_header_warnings(volume, who), *_geometry_warnings(volume, who), *_grey_level_warnings(volume, who)]
+    from_header = [*_orientation_warnings(volume, who), *_header_warnings(volume, who)]
+    return [*from_header, *_geometry_warnings(volume, who), *_grey_level_warnings(volume, who)]
 
 
 def _refuse_other_machines(volume: Volume, who: str) -> None:
     modality = volume.tags.get("Modality", "").upper()
     if modality in OTHER_MODALITIES:
         raise InputError(f"{who}: its DICOM header says {OTHER_MODALITIES[modality]}, not MRI. Give the MRI volume.")
+
+
+def _orientation_warnings(volume: Volume, who: str) -> list[str]:
+    if volume.oriented:
+        return []
+    return [
+        f"{who}: its header says nothing of the orientation (NIfTI, qform and sform code 0), so its directions are a "
+        "guess, left and right too. Convert it again from DICOM, or check every side."
+    ]
 
 
 def _header_warnings(volume: Volume, who: str) -> list[str]:
@@ -337,7 +344,7 @@ def check_pair(
     """
     pair = f"{other.source} and {reference.source}"
     warnings = []
-    differing = differing_tags(reference, other)
+    differing = differing_tags(reference.tags, other.tags)
     if differing:
         warnings.append(
             f"{pair}: their DICOM headers name two patients ({', '.join(differing)} differ). Check that both are "
@@ -383,16 +390,3 @@ def together(volumes: Mapping[str, Volume], warnings: Mapping[str, Sequence[str]
         for warning in said:
             names.setdefault(warning[len(who) :], []).append(who)
     return [", ".join(who) + text for text, who in names.items()]
-
-
-def differing_tags(first: Volume, second: Volume) -> list[str]:
-    """Those of `PATIENT_TAGS` that both volumes carry and that differ; no more than the ID differing counts as nothing
-    where name and date of birth are there and the same: hospitals number their patients apart.
-    """
-    known = [tag for tag in PATIENT_TAGS if first.tags.get(tag) and second.tags.get(tag)]
-    differing = [tag for tag in known if _plain(first.tags[tag]) != _plain(second.tags[tag])]
-    return [] if differing == ["PatientID"] and len(known) == len(PATIENT_TAGS) else differing
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.replace("^", " ").lower().split())

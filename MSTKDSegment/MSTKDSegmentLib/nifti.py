@@ -22,6 +22,7 @@ from .volume_checks import EXPORT_AGAIN, check_axes, check_spacing, refuse_many_
 # NIfTI datatype code -> numpy type (nifti1.h); complex and 128-bit types are no MRI magnitude images.
 NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 NIFTI_COLOURS = (128, 2304)
+NIFTI_CODES = ("qform_code", "sform_code")  # as ITK calls them in an image's metadata
 NIFTI_UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 # sizeof_hdr -> field: (byte offset, struct format), from nifti1.h and nifti2.h
 NIFTI_LAYOUTS: dict[int, dict[str, tuple[int, str]]] = {
@@ -40,6 +41,8 @@ NIFTI_LAYOUTS: dict[int, dict[str, tuple[int, str]]] = {
 
 def read_nifti(path: Path) -> sitk.Image:
     """The scaled volume of a NIfTI-1 or NIfTI-2 file, plain or gzip: 3-D, float32, LPS mm, shear kept.
+
+    Its metadata hold the `NIFTI_CODES`; both 0 say that the file knows nothing of directions and they are a guess.
 
     Raises InputError for a file that is damaged, cut short or not a single 3-D scalar volume, GeometryError for
     spacings or axes that no point can be computed from, and OSError where the file cannot be opened.
@@ -71,6 +74,8 @@ def read_nifti(path: Path) -> sitk.Image:
     columns, origin = _nifti_axes(header, path)
     image = sitk.GetImageFromArray(voxels.astype(np.float32))
     set_geometry(image, columns, origin)
+    for name, code in zip(NIFTI_CODES, header["codes"]):
+        image.SetMetaData(name, str(int(code)))
     return image
 
 

@@ -1,8 +1,11 @@
-"""Which cases are of one patient, as far as the public collections' names tell."""
+"""Which volumes and cases are of one patient, as far as DICOM headers and the public collections' names tell."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+PATIENT_TAGS = ("PatientID", "PatientName", "PatientBirthDate")
 
 
 def patient_of(name: str) -> str:
@@ -21,3 +24,18 @@ def patient_of(name: str) -> str:
     if found := re.fullmatch(r"(?:msd_)?(brats_\d+)", name, re.IGNORECASE):
         return found[1].upper()
     return name
+
+
+def differing_tags(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    """Those of `PATIENT_TAGS` that two volumes' DICOM tags both hold and that differ.
+
+    No more than the ID differing counts as nothing where name and date of birth are there and the same: hospitals number
+    their patients apart.
+    """
+    known = [tag for tag in PATIENT_TAGS if first.get(tag) and second.get(tag)]
+    differing = [tag for tag in known if _plain(first[tag]) != _plain(second[tag])]
+    return [] if differing == ["PatientID"] and len(known) == len(PATIENT_TAGS) else differing
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("^", " ").lower().split())

@@ -129,6 +129,7 @@ def _report_dict(
         "matrices": {name: matrix.tolist() for name, matrix in case.matrices.items()},
         "volumes_ml": None if volumes is None else {key: round(value, 3) for key, value in volumes.items()},
         "notices": list(notices),
+        "findings": findings(case.record),
         "seconds": {"run": _rounded(seconds), "preparation": _rounded(case.record.seconds)},
         "provenance": dict(provenance),
     }
@@ -196,6 +197,11 @@ def _registration(record: PreparationRecord) -> str:
 
 
 def _head(record: PreparationRecord) -> str:
+    sides = "Left and right are the headers': they cannot be told from the images."
+    return f"{_pose(record)} {sides}"
+
+
+def _pose(record: PreparationRecord) -> str:
     if record.turned_degrees:
         return f"Turned by {record.turned_degrees:.1f} degrees to the pose that the network knows."
     if record.head_degrees is None:

@@ -16,7 +16,7 @@ from .dicom import read_dicom
 from .errors import InputError
 from .file_checks import VOLUME_ENDINGS, os_errors_as_input_errors
 from .header_checks import check_meta_file, check_nrrd_header
-from .nifti import read_nifti
+from .nifti import NIFTI_CODES, read_nifti
 from .volume_checks import (
     EXPORT_AGAIN,
     check_axes,
@@ -33,12 +33,14 @@ MIN_SLICES = 8
 class Volume:
     """One checked MRI volume: `image` is 3-D, scalar, float32, LPS millimetres; `source` names the file or scene node.
 
-    `tags` holds those of `dicom.DICOM_TAGS` that the DICOM files carry; it is empty for other formats.
+    `tags` holds those of `dicom.DICOM_TAGS` that the DICOM files carry; it is empty for other formats. oriented: False
+    where the file does not say to which sides its axes run, as NIfTI may.
     """
 
     image: sitk.Image
     source: str
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    oriented: bool = True
 
 
 def read_volume(path: Union[str, Path], *, is_label: bool = False) -> Volume:
@@ -84,6 +86,8 @@ def volume_from_image(
 
     Raises InputError and GeometryError as `read_volume` does; `source` is what the message calls the volume.
     """
+    codes = [image.GetMetaData(name) for name in NIFTI_CODES if image.HasMetaDataKey(name)]
+    oriented = not codes or any(code != "0" for code in codes)
     if image.GetNumberOfComponentsPerPixel() != 1:
         count = image.GetNumberOfComponentsPerPixel()
         raise InputError(f"{source}: {count} values a voxel (colour or vector). Give a plain greyscale MRI volume.")
@@ -108,7 +112,7 @@ def volume_from_image(
         image = sitk.Image(image)  # a lazy copy: the caller's image keeps its header
         set_geometry(image, columns, image.GetOrigin())
     _check_intensities(sitk.GetArrayViewFromImage(image), source, is_label)
-    return Volume(image, source, MappingProxyType(dict(tags)))
+    return Volume(image, source, MappingProxyType(dict(tags)), oriented)
 
 
 def _check_intensities(voxels: np.ndarray, source: str, may_be_constant: bool) -> None:
