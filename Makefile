@@ -1,6 +1,7 @@
-# Two commands do everything on a fresh machine:
-#   make demo   sets up .venv and segments the bundled sample patient from two of its four sequences
-#   make test   sets up .venv with the test tools and runs the tests
+# These commands do everything on a fresh machine:
+#   make demo     sets up .venv and segments the bundled sample patient from two of its four sequences
+#   make review   sets up .venv with the browser application and starts it on the sample patient
+#   make test     sets up .venv with the test tools and runs the tests
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
@@ -12,11 +13,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SAMPLE := Resources/sample
 DEMO := out/demo
+REVIEW := out/review
 
-.PHONY: help setup demo test lint format benchmark sample clean
+.PHONY: help setup demo review test lint format benchmark sample clean
 
 help:
 	@echo "make demo       set up, then segment the bundled sample patient from T1Gd and FLAIR"
+	@echo "make review     set up, then look at the sample patient in a browser (Ctrl-C ends it)"
 	@echo "make test       set up, then run the tests"
 	@echo "make lint       ruff and mypy"
 	@echo "make benchmark  time and memory of the network and of a whole case"
@@ -32,10 +35,17 @@ help:
 	$(PIP) --editable .
 	@touch $@
 
-# What a developer needs besides: training, the sample generator, tests, linters, Slicer's own MRML code.
+# What the browser application needs besides.
+.venv/.review: .venv/.user
+	@echo "Installing Slicer's views for the browser into .venv ..."
+	$(PIP) --editable ".[review]"
+	@touch $@
+
+# What a developer needs besides: training, the sample generator, tests, linters, Slicer's own MRML code, the browser
+# application. All at once, so that they agree on one version of Slicer's.
 .venv/.developer: .venv/.user
 	@echo "Installing the test and training packages into .venv ..."
-	$(PIP) --editable ".[train,sample,test]"
+	$(PIP) --editable ".[train,sample,test,review]"
 	@touch $@
 
 setup: .venv/.user
@@ -45,6 +55,9 @@ demo: setup
 		--t1gd $(SAMPLE)/sample_t1gd.nii.gz --flair $(SAMPLE)/sample_flair.nii.gz \
 		--ground-truth $(SAMPLE)/sample_seg.nii.gz \
 		--output $(DEMO)/sample.seg.nrrd --report $(DEMO)/sample.png --report $(DEMO)/sample.html --overwrite
+
+review: .venv/.review
+	$(BIN)/mstkd review $(SAMPLE) --verdicts $(REVIEW)/verdicts.csv
 
 test: .venv/.developer
 	$(BIN)/python -m pytest

@@ -187,6 +187,8 @@ def test_the_overlay_has_the_colours_of_the_structures(page):
     for view in SLICES:
         assert count(page, view, COLOUR["ED"], 3) > 800
         assert count(page, view, COLOUR["ET"], 3) > 300
+        # The outlines of the ground truth, in a paler green, lie over it.
+        assert count(page, view, [one + 0.55 * (1 - one) for one in COLOUR["ED"]], 3) > 100
     after(page, page.locator("#show-ED").click)
     for view in SLICES:
         assert count(page, view, COLOUR["ED"], 3) == 0
@@ -195,9 +197,9 @@ def test_the_overlay_has_the_colours_of_the_structures(page):
     after(page, page.locator("#prediction-filled").click)
     assert all(count(page, view, COLOUR["ET"], 3) == 0 for view in SLICES)
     after(page, page.locator("#prediction-filled").click)
-    for _ in range(11):
+    for _ in range(10):
         page.locator("#prediction-opacity").press("ArrowLeft")
-    settled(page)
+    after(page, lambda: page.locator("#prediction-opacity").press("ArrowLeft"))
     keep(page, "review-browser")
 
 

@@ -132,6 +132,7 @@ class ReviewApp(TrameApp):
 
     async def _after_choice(self) -> None:
         await self.display.surfaces()
+        self.views.fit_three_d(from_front=False)
         await self.measuring.run()
 
     def _show_prediction(self, name: str) -> None:

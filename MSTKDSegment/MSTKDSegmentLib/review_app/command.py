@@ -84,8 +84,13 @@ def run_review(request: ReviewRequest) -> None:
 
 
 def _prepare_environment() -> None:
-    """Before anything of VTK's is imported."""
+    """Before anything of VTK's is imported. Raises MSTKDError where nothing can be drawn without a screen."""
     os.environ.setdefault("WSLINK_READY_MSG", "")
-    headless = sys.platform.startswith("linux") and not os.environ.get("DISPLAY")
-    if headless and ctypes.util.find_library("EGL"):
-        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        if ctypes.util.find_library("EGL"):
+            os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+        elif not ctypes.util.find_library("OSMesa"):
+            raise MSTKDError(
+                "there is nothing to draw with: no screen, and neither EGL nor OSMesa is installed. On Debian and "
+                "Ubuntu: apt install libegl1 libgl1-mesa-dri"
+            )

@@ -51,7 +51,7 @@ def build(server: Any, app: Any) -> Any:
 @contextmanager
 def _drawer(side: str, width: int) -> Iterator[None]:
     with v3.VNavigationDrawer(model_value=True, permanent=True, width=width, location=side, color="surface"):  # noqa: SIM117
-        with html.Div(classes="panel", id=side):
+        with html.Div(classes="column", id=side):
             yield
 
 

@@ -16,10 +16,11 @@ KIND_WORDS = {"right": "right", "invented": "invented (FP)", "missed": "missed (
 
 def left(app: Any) -> None:
     """Put it into the page; what is clicked calls `app` (an `app.ReviewApp`)."""
-    _worklist(app)
-    _image(app)
-    _overlays()
-    _segment(app)
+    with html.Div(classes="panel", style="flex: 1"):
+        _worklist(app)
+        _image(app)
+        _overlays()
+        _segment(app)
 
 
 def _worklist(app: Any) -> None:

@@ -12,12 +12,14 @@ from .layout_parts import button, figures_head, section
 
 
 def right(app: Any) -> None:
-    """Put it into the page; what is clicked calls `app` (an `app.ReviewApp`)."""
-    _predictions(app)
-    _figures()
-    _places(app)
-    _verdict(app)
-    _notices()
+    """Put it into the page; what is clicked calls `app` (an `app.ReviewApp`). The verdict is always in sight."""
+    with html.Div(classes="panel", style="flex: 1; min-height: 0"):
+        _predictions(app)
+        _figures()
+        _places(app)
+        _notices()
+    with html.Div(classes="panel pinned"):
+        _verdict(app)
 
 
 def _predictions(app: Any) -> None:
@@ -61,7 +63,8 @@ def _places(app: Any) -> None:
             "Next worst place", "places.length", app.measuring.next_place, id="next-place", disabled=("!places.length",)
         )
         html.Span("{{ place >= 0 ? (place + 1) + ' of ' + places.length : places.length + ' places' }}",
-                  id="place-text", classes="quiet", v_if="figures.length")  # fmt: skip
+                  id="place-text", classes="quiet", v_if="figures.length", style="flex: 1")  # fmt: skip
+        button("Crosshair", "crosshair", "crosshair = !crosshair", id="crosshair", v_if="place >= 0")
     with html.Div(classes="rows", id="places", style="max-height: 150px", v_if="places.length"), html.Div(
         v_for="(row, index) in places", key="row.number", click=(app.measuring.go_to, "[index]"),
         classes=("['row', index === place ? 'chosen' : '']",), tabindex="0", title=("row.ras",),

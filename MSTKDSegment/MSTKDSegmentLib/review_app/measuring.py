@@ -14,7 +14,14 @@ from .rows import error_text, metric_rows, place_rows
 if TYPE_CHECKING:
     from .app import ReviewApp
 
-START: dict[str, Any] = {"figures": [], "measuring": "", "places": [], "place": -1, "order": ORDERS[0]}
+START: dict[str, Any] = {
+    "figures": [],
+    "measuring": "",
+    "places": [],
+    "place": -1,
+    "order": ORDERS[0],
+    "crosshair": True,
+}
 
 
 class Measuring:
@@ -23,6 +30,11 @@ class Measuring:
     def __init__(self, app: ReviewApp) -> None:
         self._app, self._state = app, app.state
         self._places: list[Place] = []
+        self._state.change("crosshair", "place")(self._show_crosshair)
+
+    def _show_crosshair(self, **_: Any) -> None:
+        """At a worst place, where the reader wishes it."""
+        self._app.scene.show_crosshair(bool(self._state.crosshair) and self.place is not None)
 
     def clear(self) -> None:
         """Another prediction is shown."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 STYLE = """
 html, body { overflow: hidden !important; background: #0d1014; }
 .v-application { font-size: 13px; }
-.panel { height: 100%; overflow-y: auto; overflow-x: hidden; padding: 10px 12px; scrollbar-width: thin;
+.column { height: 100%; display: flex; flex-direction: column; }
+.pinned { flex: none; border-top: 1px solid #242b34; max-height: 60%; }
+.over-picture .choice { background: rgba(20, 24, 30, .85); } .over-picture .choice.on { background: #264059; }
+.panel { overflow-y: auto; overflow-x: hidden; padding: 10px 12px; scrollbar-width: thin;
   scrollbar-color: #3a4450 transparent; }
 .section { font-size: 11px; letter-spacing: .08em; text-transform: uppercase; color: #8b98a7; margin: 14px 0 6px;
   display: flex; align-items: center; min-height: 20px; }
@@ -68,8 +71,8 @@ html, body { overflow: hidden !important; background: #0d1014; }
 .view-words .top { top: 6px; left: 50%; } .view-words .bottom { bottom: 26px; left: 50%; }
 .view-slider { position: absolute; left: 10px; right: 10px; bottom: 4px; }
 .view-slider input, .slider { width: 100%; height: 16px; accent-color: #6ea8d8; background: transparent; margin: 0; }
-.view-button { position: absolute; bottom: 24px; right: 6px; opacity: .6; }
-.view-button:hover { opacity: 1; }
+.view-slider input:focus-visible, .slider:focus-visible { outline: 2px solid #6ea8d8; outline-offset: 2px;
+  border-radius: 4px; }
 .gone { max-width: 560px; margin: 12vh auto; padding: 24px; color: #e6ebf0; background: #171b21; border-radius: 6px;
   border: 1px solid #2b333d; font: 15px/1.5 Roboto, sans-serif; }
 .gone h1 { font-size: 19px; margin-bottom: 8px; } .gone textarea { min-height: 90px; margin: 8px 0; }

@@ -33,8 +33,8 @@ SURFACE_OPACITY = {"ED": 0.25, "NCR": 0.6, "ET": 1.0, "right": 0.15, "invented":
 # What is right lies behind what is wrong.
 QUIET_ERRORS = {"right": 0.4}
 OUTLINE_PIXELS = {PREDICTION: 2, TRUTH: 2, ERRORS: 1}
-# Shares of the voxels above zero that the widest sensible window leaves out below and above.
-WINDOW_PERCENTILES = (0.5, 99.8)
+# Of the voxels above zero, those of the first window (bright vessels are beyond it) and of the whole range.
+WINDOW_PERCENTILES = (0.5, 99.2)
 RANGE_PERCENTILES = (0.0, 99.98)
 MARGIN_VOXELS = 2
 
@@ -107,8 +107,18 @@ class Scene:
         node.CreateDefaultDisplayNodes()
         self._shown[role] = node
         box = bounding_box(labels > 0)
-        if box is None:
-            return
+        if box is not None:
+            self._fill(role, node, labels, image, box)
+        if role == PREDICTION and TRUTH in self._shown:
+            # What comes last is drawn on top: the outlines of the ground truth.
+            truth = self._shown[TRUTH]
+            display = truth.GetDisplayNode()
+            self._remove(truth)
+            self.scene.AddNode(display)
+            self.scene.AddNode(truth)
+            truth.SetAndObserveDisplayNodeID(display.GetID())
+
+    def _fill(self, role: str, node: Any, labels: np.ndarray, image: sitk.Image, box: Sequence[slice]) -> None:
         box = tuple(slice(max(s.start - MARGIN_VOXELS, 0), s.stop + MARGIN_VOXELS) for s in box)
         matrix = ijk_to_ras(image)
         matrix[:3, 3] += matrix[:3, :3] @ [side.start for side in box[::-1]]
@@ -148,7 +158,7 @@ class Scene:
         display.SetVisibility2DFill(filled)
         display.SetVisibility2DOutline(not filled or role == ERRORS)
         display.SetOpacity2DFill(opacity)
-        display.SetOpacity2DOutline(opacity)
+        display.SetOpacity2DOutline(opacity**0.5)  # thin lines need more of it to be seen
         display.SetVisibility3D(True)
         segmentation = node.GetSegmentation()
         for index in range(segmentation.GetNumberOfSegments()):
@@ -171,8 +181,8 @@ class Scene:
     # --- a place ---
 
     def centre(self) -> tuple[float, float, float]:
-        """RAS mm of the middle of the prediction, else of the ground truth, else of the first volume."""
-        for role in (PREDICTION, TRUTH):
+        """RAS mm of the middle of the ground truth, else of the prediction, else of the first volume."""
+        for role in (TRUTH, PREDICTION):
             node = self._shown.get(role)
             if node is not None and node.GetSegmentation().GetNumberOfSegments():
                 return _middle(node)
@@ -187,10 +197,14 @@ class Scene:
         )
 
     def mark(self, ras: Sequence[float]) -> None:
-        """The crosshair to this point."""
+        """The crosshair to this point; `show_crosshair` says whether it is seen."""
+        self.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode").SetCrosshairRAS(*ras)
+
+    def show_crosshair(self, shown: bool) -> None:
+        """Whether the slices show where the crosshair is."""
+        modes = slicer.vtkMRMLCrosshairNode
         crosshair = self.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowSmallBasic)
-        crosshair.SetCrosshairRAS(*ras)
+        crosshair.SetCrosshairMode(modes.ShowIntersection if shown else modes.NoCrosshair)
 
 
 def _pale(colour: Sequence[float]) -> tuple[float, ...]:

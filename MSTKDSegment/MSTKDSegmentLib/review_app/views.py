@@ -19,7 +19,7 @@ from ..slicer_scene import as_array
 THREE_D = "ThreeD"
 LAYOUT = "review"
 # Room around the brain, for the letters and the slider.
-FIT_MARGIN = 1.2
+FIT_MARGIN = 1.25
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,10 @@ class Views:
             node.SetFieldOfView(*field, node.GetFieldOfView()[2])
             node.JumpSliceByCentering(*centre)
 
-    def fit_three_d(self) -> None:
-        """The 3-D view from the front, with everything in it."""
-        self._three_d.rotate_to_view_direction(ViewDirection.ANTERIOR)
+    def fit_three_d(self, from_front: bool = True) -> None:
+        """Everything into the 3-D view, seen from the front or from where it is seen now."""
+        if from_front:
+            self._three_d.rotate_to_view_direction(ViewDirection.ANTERIOR)
         self._three_d.fit_view_to_content()
         self._three_d.schedule_render()
 
@@ -201,7 +202,7 @@ class Views:
     def _three_d_words(self, _server: Any, view_id: str, _view: Any) -> None:
         with html.Div(classes="view-words", raw_attrs=[f'data-view="{view_id}"']):
             html.Span("3-D", classes="title")
-        with html.Div(style="position: absolute; bottom: 6px; right: 6px", classes="choices"):
+        with html.Div(style="position: absolute; bottom: 6px; right: 6px", classes="choices over-picture"):
             html.Button(
                 "Slices", id="slices-in-3d", classes=("['choice', slices_in_3d ? 'on' : '']",),
                 click="slices_in_3d = !slices_in_3d",
