@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -76,7 +77,8 @@ def append_verdict(path: Path, verdict: Verdict) -> Verdict:
                 _write_all(file.fileno(), head + _line([str(value) for value in asdict(verdict).values()]))
                 os.fsync(file.fileno())
             except OSError:
-                os.ftruncate(file.fileno(), start)  # half a line is none
+                with contextlib.suppress(OSError):  # the first error is what the reader has to know
+                    os.ftruncate(file.fileno(), start)  # half a line is none
                 raise
     except OSError as error:
         raise OutputError(
