@@ -280,6 +280,27 @@ def test_without_a_ground_truth_predictions_are_compared_with_each_other(worklis
     assert session.places(case, "second", "volume") == []
 
 
+def test_of_a_mask_of_the_whole_tumour_nothing_else_is_told(worklist):
+    (worklist / "cases" / "Doe" / "seg.nii.gz").unlink()
+    mask = image_of((TRUTH > 0).astype(np.uint8))
+    sitk.WriteImage(mask, str(worklist / "runs" / "first" / "Doe.nii.gz"))
+    session = session_of(worklist)
+    case = session.open(0)
+    table = {row["name"]: row for row in rows.metric_rows(session.measure(case, "first"))}
+    assert table["Volume (ml)"] == {"name": "Volume (ml)", "WT": "8.00", "TC": rows.NOTHING, "ET": rows.NOTHING}
+    assert table["Dice with second"]["WT"] == "1.000"
+    assert table["Dice with second"]["ET"] == rows.NOTHING
+
+
+def test_names_with_several_blanks_keep_their_verdicts(tmp_path):
+    write_case(tmp_path / "cases" / "Doe  J", t1gd=1)
+    session = open_session(ReviewRequest(tmp_path / "cases", verdicts=tmp_path / "v.csv"))
+    name = session.items[0].name
+    session.judge(Verdict(name, "a  b", "accept", 1))
+    assert session.verdict(name, "a  b").verdict == "accept"
+    assert session.next_open(-1) is None
+
+
 def test_verdicts_are_in_the_file_and_come_back_with_the_next_start(worklist):
     session = session_of(worklist)
     assert session.next_open(-1) == 0

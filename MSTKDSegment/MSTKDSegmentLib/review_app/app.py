@@ -113,7 +113,7 @@ class ReviewApp(TrameApp):
         })  # fmt: skip
         if case.truth is not None:
             self.scene.show(TRUTH, case.truth.labels, case.truth.image)
-            if self.state.error_region not in case.truth.known:
+            if case.truth.known and self.state.error_region not in case.truth.known:
                 self.state.error_region = case.truth.known[0]
         self.display.first_background()
         self.views.set_box(*self.scene.box())

@@ -38,10 +38,12 @@ def metric_rows(found: Review) -> list[dict[str, Any]]:
     """One row for each figure of the first prediction: {"name", "WT", "TC", "ET"}; a dash for unknown regions."""
     one = found.predictions[0]
     if found.ground_truth is None:
-        rows = [_row("Volume (ml)", {key: f"{one.volumes_ml[key]:.2f}" for key in REGION_KEYS})]
+        rows = [
+            _row("Volume (ml)", {key: f"{one.volumes_ml[key]:.2f}" for key in REGION_KEYS if key in one.volumes_ml})
+        ]
         for (first, second), dice in found.agreement.items():
             if first == one.name:
-                rows.append(_row(f"Dice with {second}", {key: f"{dice[key]:.3f}" for key in REGION_KEYS}))
+                rows.append(_row(f"Dice with {second}", {key: f"{value:.3f}" for key, value in dice.items()}))
         return rows
     scores = {score.region: score for score in one.scores}
     return [_row(name, {key: text(score) for key, score in scores.items()}) for name, text in _FIGURES]

@@ -166,11 +166,11 @@ class ReviewSession:
 
     def verdict(self, case: str, name: str) -> Optional[Verdict]:
         """The last one on a prediction of a case."""
-        return self._given.get((case, name))
+        return self._given.get((one_line(case), one_line(name)))
 
     def verdicts_of(self, case: str) -> list[Verdict]:
         """The last one on each prediction of a case."""
-        return [one for (of, _name), one in self._given.items() if of == case]
+        return [one for (of, _name), one in self._given.items() if of == one_line(case)]
 
     def judge(self, verdict: Verdict) -> Verdict:
         """Append a verdict to the file and wait until the disk has it. Raises OutputError where it does not take it."""
@@ -186,3 +186,8 @@ class ReviewSession:
         """The next case, after the last from the first on, without any verdict; None where all have one."""
         order = [*range(index + 1, len(self.items)), *range(index + 1)]
         return next((n for n in order if not self.verdicts_of(self.items[n].name)), None)
+
+
+def one_line(text: str) -> str:
+    """A name as a `Verdict` holds it."""
+    return " ".join(text.split())
