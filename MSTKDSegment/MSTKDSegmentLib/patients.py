@@ -29,8 +29,8 @@ def patient_of(name: str) -> str:
 def differing_tags(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
     """Those of `PATIENT_TAGS` that two volumes' DICOM tags both hold and that differ.
 
-    No more than the ID differing counts as nothing where name and date of birth are there and the same: hospitals number
-    their patients apart.
+    No more than the ID differing counts as nothing where name and date of birth are there and the same: hospitals
+    number their patients apart.
     """
     known = [tag for tag in PATIENT_TAGS if first.get(tag) and second.get(tag)]
     differing = [tag for tag in known if _plain(first[tag]) != _plain(second[tag])]

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import InputError
+from ..header_checks import voxel_files
 from ..review.worklist import WorkItem
+
+WITH_HEADERS = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def roots(source: Path, folders: Iterable[Path] = ()) -> tuple[Path, ...]:
@@ -20,13 +23,22 @@ def roots(source: Path, folders: Iterable[Path] = ()) -> tuple[Path, ...]:
 def may_open(path: Path, allowed: Sequence[Path]) -> bool:
     """Whether `path`, with all links resolved, lies in one of the `allowed` folders (as `roots` gives them).
 
-    Of a folder (a DICOM series) all files have to.
+    Of a folder (a DICOM series) all files have to, and so have the files that a NRRD or MetaImage header names.
     """
+
+    def inside(one: Path) -> bool:
+        found = one.resolve()
+        return any(found == root or root in found.parents for root in allowed)
+
     try:
-        resolved = [path.resolve(), *(inside.resolve() for inside in (path.iterdir() if path.is_dir() else ()))]
-    except (OSError, RuntimeError):  # a loop of links, or nothing that may be read
+        if not inside(path) or not all(map(inside, path.iterdir() if path.is_dir() else ())):
+            return False
+        if not path.is_file() or not path.name.lower().endswith(WITH_HEADERS):
+            return True
+        voxels = voxel_files(path)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or nothing that may be read
         return False
-    return all(any(one == root or root in one.parents for root in allowed) for one in resolved)
+    return voxels is not None and all(map(inside, voxels))
 
 
 def require_openable(path: Path, allowed: Sequence[Path]) -> Path:

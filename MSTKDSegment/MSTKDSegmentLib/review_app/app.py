@@ -67,13 +67,14 @@ class ReviewApp(TrameApp):
 
     def go(self, step: int) -> None:
         """To the case before (-1) or after (1)."""
-        self.open_case(self.session.neighbour(self.state.case_index, int(step)))
+        if step in (-1, 1):
+            self.open_case(self.session.neighbour(self.state.case_index, step))
 
     def go_to_open(self) -> None:
         """To the next case without a verdict."""
         found = self.session.next_open(self.state.case_index)
         if found is None:
-            self.state.busy = "every case has a verdict"
+            self.state.notices = list(dict.fromkeys([*self.state.notices, "Every case has a verdict."]))
         else:
             self.open_case(found)
 
@@ -149,12 +150,17 @@ class ReviewApp(TrameApp):
         self.tell_predictions()
 
     def show_made(self, index: int, name: str) -> None:
-        """A prediction was made here: add it to its case and show it, if the reader still looks at that case."""
+        """A prediction was made here: add it to its case and show it, if the reader still looks at that case and is not
+        writing a verdict.
+        """
         if index == self.case.index:
             self.case.predictions[name] = self.session.made(self.case.name)[name].label_map
             if self.case.truth is None:
                 self.case.reviews.clear()  # they told the agreement of all
-            self.choose_prediction(name)
+            if self.judging.typing:  # what stands in the form is about what is shown
+                self.tell_predictions()
+            else:
+                self.choose_prediction(name)
 
     def tell_predictions(self) -> None:
         """The list of predictions, with what is known of each."""

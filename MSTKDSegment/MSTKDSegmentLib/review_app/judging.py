@@ -50,25 +50,35 @@ class Judging:
         if self._state.prediction and self._pages:
             self._watch.run()
 
-    def save(self) -> None:
-        """Append the verdict to the file; where that fails say so, and keep what was typed."""
-        state = self._state
-        if not state.prediction or state.verdict not in VERDICTS:
+    def save(self, case: str, prediction: str, verdict: str, comment: str, reader: str) -> None:
+        """Append the verdict to the file; where that fails say so, and keep what was typed.
+
+        It is booked on what the reader saw on pressing the button, as the page tells it: meanwhile a run may have ended
+        and shown its own result, or another case.
+        """
+        state, key = self._state, (str(case), str(prediction))
+        if verdict not in VERDICTS or not self._app.session.knows(*key):
             return
-        case, prediction = self._key
-        comment, reader = str(state.comment or ""), str(state.reader or "")
+        watch = self._watches.setdefault(key, Stopwatch())
         try:
             self._app.session.judge(
-                Verdict(case, prediction, state.verdict, self._watch.seconds, comment.strip(), reader.strip())
+                Verdict(*key, verdict, watch.seconds, str(comment or "").strip(), str(reader or "").strip())
             )
         except Exception as error:
             state.verdict_problem = f"Not saved. {error_text(error)}"
             return
-        state.update({"verdict_problem": "", "verdict": "", "comment": "", "cases": case_rows(self._app.session)})
-        self._drafts.pop(self._key, None)
-        self._watch.reset()
+        if key == self._key:
+            state.update({"verdict": "", "comment": ""})
+        state.update({"verdict_problem": "", "cases": case_rows(self._app.session)})
+        self._drafts.pop(key, None)
+        watch.reset()
         self._tell()
         self._app.tell_predictions()
+
+    @property
+    def typing(self) -> bool:
+        """Whether something is typed or chosen that is not saved yet."""
+        return bool(self._state.prediction and (self._state.verdict or self._state.comment))
 
     def _tell(self) -> None:
         given = self._app.session.verdict(*self._key)

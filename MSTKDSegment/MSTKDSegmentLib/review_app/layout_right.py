@@ -90,7 +90,8 @@ def _verdict(app: Any) -> None:
         with html.Div(classes="d-flex", style="gap: 6px"):
             html.Input(v_model=("reader",), classes="text-in", placeholder="Reader", id="reader",
                        raw_attrs=['aria-label="Reader"'])  # fmt: skip
-            button("Save verdict", "verdict", app.judging.save, id="save-verdict",
+            seen = (app.judging.save, "[case_name, prediction, verdict, comment, reader]")
+            button("Save verdict", "verdict", seen, id="save-verdict",
                    disabled=("!prediction || !verdict",), style="white-space: nowrap")  # fmt: skip
     html.Div("{{ verdict_problem }}", classes="problem", v_if="verdict_problem", id="verdict-problem")
     with html.Div(classes="said", v_if="verdict_said", id="verdict-said"):

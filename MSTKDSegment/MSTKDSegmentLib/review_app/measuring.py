@@ -39,7 +39,7 @@ class Measuring:
     def clear(self) -> None:
         """Another prediction is shown."""
         self._places = []
-        self._state.update({"figures": [], "places": [], "place": -1})
+        self._state.update({"figures": [], "places": [], "place": -1, "measuring": ""})
 
     async def run(self) -> None:
         """Measure the prediction that is shown, then the others of the case, for the list."""
@@ -49,12 +49,13 @@ class Measuring:
             if self._app.case is not case:
                 return
             if name not in case.reviews:
+                problems = []
                 try:
                     await self._app.elsewhere(partial(self._app.session.measure, case, name))
                 except Exception as error:
-                    self._tell([error_text(error)])
-                else:
-                    self._tell([])
+                    problems = [error_text(error)]
+                if self._app.case is case:  # another one may have been opened meanwhile
+                    self._tell(problems)
 
     async def _measure_shown(self) -> None:
         app, state = self._app, self._state

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from trame.app import asynchronous
 
-from ..errors import MSTKDError
 from .rows import carried_text, error_text, what_if_rows
 from .segmenting import Engine, Run
 
@@ -41,8 +40,8 @@ class Runs:
             return
         try:
             self._run = Run(self._engine, self._app.case, list(state.chosen), what_if=what_if)
-        except MSTKDError as error:
-            state.run_problem = str(error)
+        except Exception as error:
+            state.run_problem = error_text(error)
             return
         self._cancelled = False
         state.update({**QUIET, "running": True, "run_percent": 0, "run_text": "starting"})

@@ -164,6 +164,10 @@ class ReviewSession:
 
     # --- verdicts ---
 
+    def knows(self, case: str, name: str) -> bool:
+        """Whether there is a prediction `name` of a case of this name."""
+        return any(name in item.predictions or name in self.made(case) for item in self.items if item.name == case)
+
     def verdict(self, case: str, name: str) -> Optional[Verdict]:
         """The last one on a prediction of a case."""
         return self._given.get((one_line(case), one_line(name)))
