@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from MSTKDSegmentLib.errors import InputError, MSTKDError, OutputError
 from MSTKDSegmentLib.review.label_maps import read_label_map
 from MSTKDSegmentLib.review.verdicts import Verdict, read_verdicts
 from MSTKDSegmentLib.review.worklist import WorkItem, read_worklist
-from MSTKDSegmentLib.review_app import access, command, rows
+from MSTKDSegmentLib.review_app import access, command, judging, rows
 from MSTKDSegmentLib.review_app.command import ReviewRequest, open_session
 from MSTKDSegmentLib.review_app.segmenting import Engine, Run
 from MSTKDSegmentLib.review_app.session import ReviewSession
@@ -212,6 +213,39 @@ def test_links_out_of_the_given_folders_are_not_followed(tmp_path):
     assert access.may_open(inside / "link.nii.gz", access.roots(inside, [outside]))
 
 
+HEADERS = {
+    "t2.mhd": "ObjectType = Image\nNDims = 3\nDimSize = 8 8 8\nElementType = MET_UCHAR\nElementDataFile = {}\n",
+    "t2.mha": "NDims = 3\nDimSize = 8 8 8\nElementType = MET_UCHAR\nElementDataFile={}\n",
+    "t2.nhdr": "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 8 8 8\nencoding: raw\ndata file: {}\n\n",
+    "t2.nrrd": "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 8 8 8\nencoding: raw\nDatafile: {}\n\n",
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_that_point_out_of_the_given_folders_are_not_followed(name, tmp_path):
+    for folder in ("given", "secret"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.raw").write_bytes(bytes(512))
+    (tmp_path / "given" / "link.raw").symlink_to(tmp_path / "secret" / "x.raw")
+    allowed = access.roots(tmp_path / "given")
+    header = tmp_path / "given" / name
+    outside = ("../secret/x.raw", str(tmp_path / "secret" / "x.raw"), "link.raw", "../secret/x%d.raw 1 2 1", "LIST")
+    for where, allowed_to in (("x.raw", True), *((where, False) for where in outside)):
+        header.write_text(HEADERS[name].format(where))
+        assert access.may_open(header, allowed) is allowed_to, where
+    # A header that hides its last line behind thousands of others is not read to its end, and not opened.
+    first, last = HEADERS[name].format("../secret/x.raw").rstrip("\n").rsplit("\n", 1)
+    header.write_text("\n".join([first, *["# x"] * 2000, last, "", ""]))
+    assert not access.may_open(header, allowed)
+
+
+def test_files_that_hold_their_voxels_themselves_are_opened(tmp_path):
+    for ending in (".nrrd", ".mha", ".nii.gz"):
+        path = tmp_path / f"t2{ending}"
+        sitk.WriteImage(brain_image(1), str(path))
+        assert access.may_open(path, access.roots(tmp_path))
+
+
 def test_a_case_with_a_file_outside_says_so_and_shows_the_rest(tmp_path):
     paths = write_case(tmp_path / "cases" / "Doe", t1gd=1, flair=2)
     (tmp_path / "elsewhere").mkdir()
@@ -358,6 +392,36 @@ def test_nothing_is_ever_written_over(worklist):
     assert taken.read_bytes() == b"somebody's work"
     with pytest.raises(InputError, match="no prediction of Doe"):
         session.save("Doe", "second")
+
+
+class State(dict):
+    """trame's state, as far as the verdict's form uses it."""
+
+    __getattr__, __setattr__ = dict.__getitem__, dict.__setitem__
+
+
+def test_a_verdict_is_booked_on_what_the_reader_saw(worklist):
+    """A run that ends between the click and its arrival shows its own result; that must not get the verdict."""
+    session = session_of(worklist)
+    state = State(judging.START, prediction="first", cases=[])
+    case = session.open(0)
+    app = SimpleNamespace(session=session, case=case, state=state, tell_predictions=lambda: None)
+    form = judging.Judging(app)
+    form.enter()
+    state.update(verdict="reject", comment="about first")
+    assert form.typing
+    form.leave()
+    state.prediction = "second"  # shown meanwhile
+    form.enter()
+    form.save("Doe", "first", "reject", "about first", "AB")
+    (written,) = read_verdicts(worklist / "out" / "verdicts.csv")
+    assert (written.case, written.prediction, written.comment) == ("Doe", "first", "about first")
+    state.prediction = "first"
+    form.enter()
+    assert (state.verdict, state.comment) == ("", "")  # what was saved is no draft any more
+    for strange in (("Doe", "third"), ("Nobody", "first"), ("../Doe", "first")):
+        form.save(*strange, "accept", "", "")
+    assert len(read_verdicts(worklist / "out" / "verdicts.csv")) == 1
 
 
 def test_time_counts_while_it_runs_only():
