@@ -24,6 +24,7 @@ from MSTKDSegmentLib.quality_views import (
     OTHER_COLOUR,
     checkerboard,
     native_rows,
+    other_pair_rows,
     registration_rows,
     tiles_of,
 )
@@ -148,6 +149,34 @@ def test_registration_is_seen_to_help(case):
             float(np.abs(one.grey - same.grey)[tiles & brain].mean()) for one in (wrong, right)
         )
         assert apart_after < 0.1 and apart_before > 3 * apart_after
+
+
+def test_sequences_are_laid_over_each_other_too_where_none_is_the_reference(case):
+    shown = shown_sequences(case)
+    ((pair,),) = other_pair_rows(case, shown)
+    assert pair.heading == "FLAIR over T1, after registration" and pair.legend[0][0] == "T1 tiles"
+    (_, after), (alone,) = registration_rows(case, shown)
+    for cut, over_reference, same in zip(pair.cuts, after.cuts, alone.cuts):
+        np.testing.assert_array_equal(cut.grey[cut.tiles], over_reference.grey[cut.tiles])
+        np.testing.assert_allclose(cut.grey[~cut.tiles], same.grey[~cut.tiles], atol=1e-5)  # evened, T1 is as T1Gd
+    bits = float(re.search(r"Similarity ([0-9.]+) bits", pair.caption)[1])
+    wrong = replace(case, matrices={**case.matrices, "FLAIR": case.matrices["T1"]})  # as the scanner has it
+    ((before,),) = other_pair_rows(wrong, shown)
+    assert bits > 1.0 and float(re.search(r"Similarity ([0-9.]+) bits", before.caption)[1]) < 0.6 * bits
+
+
+def test_four_sequences_make_three_other_pairs_and_two_none(case):
+    two = replace(case, record=replace(case.record, sequences={n: case.record.sequences[n] for n in ("T1", "T1Gd")}))
+    assert other_pair_rows(two, shown_sequences(two)) == []
+    known, shown = case.record.sequences, shown_sequences(case)
+    record = replace(case.record, sequences={"T1": known["T1"], "T1Gd": known["T1Gd"], "T2": known["T1"], **known})
+    matrices = {**case.matrices, "T2": case.matrices["T1"]}
+    four = replace(case, volumes={**case.volumes, "T2": case.volumes["T1"]}, record=record, matrices=matrices)
+    rows = other_pair_rows(four, {**shown, "T2": shown["T1"]})
+    assert [[view.heading for view in row] for row in rows] == [
+        ["T2 over T1, not moved", "FLAIR over T1, after registration"],
+        ["FLAIR over T2, after registration"],
+    ]
 
 
 def test_pairs_show_what_lies_beyond_the_canonical_grid(case):
@@ -284,7 +313,7 @@ def test_html_is_one_page_with_every_row_and_figure(tmp_path, case, labels):
     evil = "<script>alert('x')</script>"
     write_quality_report(tmp_path / "q.html", case, labels, title=evil, notices=[evil], provenance={"date": evil})
     bare = without_pictures(tmp_path / "q.html")
-    assert bare.count("<img ") == 2 + 3  # registration, and a row to each sequence
+    assert bare.count("<img ") == 3 + 3  # registration and the other pair, and a row to each sequence
     assert not re.search(r"https?:|//|<script|<link|@import|url\(", bare)
     assert "Doe" not in bare
     assert "Moved by 13.4 mm, turned by 20.0 degrees. Similarity 0.12 bits -&gt; 0.46 bits." in bare

@@ -17,7 +17,7 @@ from .pipeline import PreparedCase
 from .preparation_record import PreparationRecord
 from .quality_pictures import SECTIONS_STYLE, Section, TextLine, sections_html, sections_png
 from .quality_slices import shown_sequences
-from .quality_views import native_rows, registration_rows
+from .quality_views import native_rows, other_pair_rows, registration_rows
 from .regions import require_labels, voxel_volume_ml
 from .regions import volumes_ml as counted_volumes_ml
 from .report_template import DISCLAIMER, html_page, provenance_html, table_html, warnings_html
@@ -27,8 +27,9 @@ QUALITY_ENDINGS = (".html", ".png", ".json")
 
 _REGISTRATION = (
     "Registration",
-    "Tiles of the reference (grey) and of the other sequence (amber), on the common grid. Where the sequences lie on "
-    "each other, edges run on from tile to tile: ventricles, sulci, the brain's border.",
+    "Tiles of one sequence (grey) and of the other (amber), on the common grid: each with the reference, then the "
+    "others with each other. Where two lie on each other, edges run on from tile to tile: ventricles, sulci, the "
+    "brain's border.",
 )
 _NATIVE = (
     "Brain and tumour on each sequence",
@@ -244,7 +245,8 @@ def _sequence_table(case: PreparedCase) -> list[list[str]]:
 
 def _sections(case: PreparedCase, labels: Optional[np.ndarray]) -> list[Section]:
     shown = shown_sequences(case)
-    sections = [Section(*_REGISTRATION, registration_rows(case, shown))] if len(shown) > 1 else []
+    pairs = [*registration_rows(case, shown), *other_pair_rows(case, shown)] if len(shown) > 1 else []
+    sections = [Section(*_REGISTRATION, pairs)] if pairs else []
     return [*sections, Section(*_NATIVE, native_rows(case, shown, labels))]
 
 

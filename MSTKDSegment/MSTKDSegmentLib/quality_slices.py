@@ -30,7 +30,7 @@ class Cut:
     """One slice as displayed (rows, columns), first row on top.
 
     grey: 0 to 1. voxel_mm: a voxel's height and width. outlined, dashed: masks and the colours of their outlines.
-    tiles: bool, where another sequence than the reference is shown. painted: values that `painter` turns into colours
+    tiles: bool, where the second of two sequences is shown. painted: values that `painter` turns into colours
     over the slice, at the picture's pixels. mark: (row, column) of a voxel to point at.
     """
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
 
+from .alignment import mutual_information, samples
 from .pipeline import PreparedCase
 from .preparation_record import SequenceRecord
-from .quality_slices import MARGIN_MM, Colour, Cut, Shown, labels_on, middle_of
+from .quality_slices import MARGIN_MM, Colour, Cut, Shown, brain_on, labels_on, middle_of
 from .regions import LABELS, bounding_box, volumes_ml, voxel_volume_ml
-from .registration import as_transform
+from .registration import as_transform, composed, inverted
 from .report_case import PLANES, Plane, fullest_slices
 from .report_picture import slice_position
 from .report_template import format_ml
@@ -55,11 +57,34 @@ def registration_rows(case: PreparedCase, shown: Mapping[str, Shown]) -> list[Ro
         matrix = case.matrix(name)
         if record.moved:
             scanner = case.matrix(case.reference)
-            before = _pair(case, shown, name, scanner, "before registration", _before_text(record))
-            rows.append((before, _pair(case, shown, name, matrix, "after registration", _after_text(record))))
+            pair = (case.reference, name)
+            before = _pair(case, shown, pair, scanner, "before registration", _before_text(record))
+            rows.append((before, _pair(case, shown, pair, matrix, "after registration", _after_text(record))))
         else:
-            unmoved.append(_pair(case, shown, name, matrix, "not moved", _unmoved_text(case, record)))
+            text = _unmoved_text(case, record)
+            unmoved.append(_pair(case, shown, (case.reference, name), matrix, "not moved", text))
     return rows + _two_to_a_row(unmoved)
+
+
+def other_pair_rows(case: PreparedCase, shown: Mapping[str, Shown]) -> list[Row]:
+    """Every two sequences other than the reference over each other as they lie now, two to a row."""
+    others = [name for name in case.record.sequences if name != case.reference]
+    views = []
+    for first, second in combinations(others, 2):
+        text = f"As both lie on {case.reference} now. Similarity {_bits(_similarity(case, first, second))}."
+        moved = any(case.record.sequences[name].moved for name in (first, second))
+        state = "after registration" if moved else "not moved"
+        views.append(_pair(case, shown, (first, second), case.matrix(second), state, text))
+    return _two_to_a_row(views)
+
+
+def _similarity(case: PreparedCase, first: str, second: str) -> Optional[float]:
+    """Mutual information in bits inside the brain; None where `first` shows no brain."""
+    mask = brain_on(case, first)
+    if not mask.any():
+        return None
+    between = composed(case.matrix(second), inverted(case.matrix(first)))
+    return mutual_information(samples(case.volumes[first].image, mask), case.volumes[second].image, between)
 
 
 def _two_to_a_row(views: Sequence[View]) -> list[Row]:
@@ -67,9 +92,10 @@ def _two_to_a_row(views: Sequence[View]) -> list[Row]:
 
 
 def _pair(
-    case: PreparedCase, shown: Mapping[str, Shown], name: str, matrix: np.ndarray, state: str, caption: str
+    case: PreparedCase, shown: Mapping[str, Shown], pair: tuple[str, str], matrix: np.ndarray, state: str, caption: str
 ) -> View:
-    """Tiles of the reference and of `name`, to which `matrix` (3, 4) leads from the canonical space."""
+    """Tiles of the two of `pair`; `matrix` (3, 4) leads from the canonical space to the second one's."""
+    under, over = pair
     margin = round(MARGIN_MM)
     inner = bounding_box(case.brain) or tuple(slice(0, size) for size in case.brain.shape)
     box = [slice(side.start - margin, side.stop + margin) for side in inner]  # the sequences go on beyond the grid
@@ -79,13 +105,13 @@ def _pair(
     cuts = []
     for plane in PLANES:
         sides = [slice(n, n + 1) if axis == plane.axis else box[axis] for axis, n in enumerate(middle)]
-        first = _sampled(case, case.reference, case.matrix(case.reference), plane, sides, shown)
-        second = _sampled(case, name, matrix, plane, sides, shown)
+        first = _sampled(case, under, case.matrix(under), plane, sides, shown)
+        second = _sampled(case, over, matrix, plane, sides, shown)
         title = f"{plane.name}, {slice_position(place, plane.axis, (0, 0, 0))}"
         tiles = tiles_of(first.shape, TILE_MM)
         cuts.append(Cut(plane, title, checkerboard(first, second, tiles), (1.0, 1.0), (), tiles))
-    legend = ((f"{case.reference} tiles", WHITE), (f"{name} tiles", OTHER_COLOUR))
-    return View(f"{name} over {case.reference}, {state}", caption, cuts, legend)
+    legend = ((f"{under} tiles", WHITE), (f"{over} tiles", OTHER_COLOUR))
+    return View(f"{over} over {under}, {state}", caption, cuts, legend)
 
 
 def checkerboard(first: np.ndarray, second: np.ndarray, tiles: np.ndarray) -> np.ndarray:
