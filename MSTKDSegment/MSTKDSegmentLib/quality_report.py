@@ -27,8 +27,8 @@ QUALITY_ENDINGS = (".html", ".png", ".json")
 
 _REGISTRATION = (
     "Registration",
-    "Tiles of one sequence (grey) and of another (amber), on the common grid. Where the two lie on each other, edges run "
-    "on from tile to tile: ventricles, sulci, the brain's border.",
+    "Tiles of one sequence (grey) and of another (amber), on the common grid. Where the two lie on each other, edges "
+    "run on from tile to tile: ventricles, sulci, the brain's border.",
 )
 _NATIVE = (
     "Brain and tumour on each sequence",
