@@ -249,6 +249,17 @@ def test_a_verdict_needs_a_prediction_and_a_node_by_itself_is_its_own_case(scene
     assert reading.last_verdict().case == "FLAIR tumour 2"
 
 
+def test_a_verdict_on_what_the_reader_drew_is_on_the_loaded_case(scene, reading):
+    run(reading.load_steps(1))
+    reading.choices.choose(PREDICTION, segmentation(scene, predicted_labels(), "drawn by hand"))
+    assert reading.subject() == ("B", "drawn by hand")
+    reading.give("accept")
+    assert reading.position() == "2 of 3, 1 with a verdict: B"
+    assert reading.last_verdict().case == "B"
+    reading.unload()
+    assert reading.subject() == ("drawn by hand", "drawn by hand")  # no case is there any more that it could be of
+
+
 def test_where_verdicts_go_by_themselves(tmp_path, monkeypatch):
     assert default_verdicts_file(str(tmp_path)) == tmp_path / "review-verdicts.csv"
     assert default_verdicts_file(str(tmp_path / "cases.csv")) == tmp_path / "cases-verdicts.csv"

@@ -166,12 +166,16 @@ class Reading:
         return self._read[1]
 
     def subject(self) -> Optional[tuple[str, str]]:
-        """(case, prediction) that a verdict would be on; None without a prediction."""
+        """(case, prediction) that a verdict would be on; None without a prediction.
+
+        What the reader made himself is on the loaded case, and by itself where none is loaded.
+        """
         node = self.choices.get(PREDICTION)
         if node is None:
             return None
         name = node.GetName()
-        return as_written(node.GetAttribute(CASE_OF) or name), as_written(node.GetAttribute(PREDICTION_OF) or name)
+        case = node.GetAttribute(CASE_OF) or self.choices.text("case") or name
+        return as_written(case), as_written(node.GetAttribute(PREDICTION_OF) or name)
 
     def last_verdict(self) -> Optional[Verdict]:
         """The newest on what is shown."""
