@@ -342,6 +342,29 @@ def test_who_worked_on_a_loaded_node_is_asked_first(panel, scene, reading, monke
     assert truth.GetScene() is None
 
 
+def test_who_cancels_the_loading_of_a_case_goes_on_from_the_one_that_was_left(panel, reading):
+    ui = panel.ui
+    ui.nextCaseButton.click()
+    run_to_the_end(panel)
+    for button, shown in ((ui.nextCaseButton, "C"), (ui.previousCaseButton, "A")):
+        button.click()
+        ui.stopButton.click()
+        assert ui.caseLabel.text == "3 cases, 0 with a verdict"
+        assert (ui.previousCaseButton.enabled, ui.nextCaseButton.enabled) == (True, True)
+        button.click()
+        ui.stopButton.click()  # a second time
+        button.click()
+        run_to_the_end(panel)
+        assert ui.caseLabel.text.endswith(f": {shown}")
+        panel.cases.showCase(1)
+        run_to_the_end(panel)
+    ui.nextCaseButton.click()
+    ui.stopButton.click()
+    ui.nextOpenCaseButton.click()
+    run_to_the_end(panel)
+    assert ui.caseLabel.text.endswith(": C")
+
+
 def test_a_worklist_that_cannot_be_read_changes_nothing(panel, reading, tmp_path):
     FileDialog.answers = ["", str(tmp_path / "cases" / "A" / "nothing")]
     panel.ui.worklistFolderButton.click()  # declined

@@ -49,9 +49,9 @@ class CasesPanel:
             ui.readerLineEdit.text = self.choices.text("reader")
         ui.verdictsFileLineEdit.text = str(self.reading.verdicts_file)
         tell(ui.caseLabel, self.reading.position())
-        number, index = len(self.reading.items), self.reading.index
-        ui.previousCaseButton.enabled = idle and index > 0
-        ui.nextCaseButton.enabled = idle and index + 1 < number
+        number, place = len(self.reading.items), self.reading.place
+        ui.previousCaseButton.enabled = idle and place > 0
+        ui.nextCaseButton.enabled = idle and place + 1 < number
         ui.nextOpenCaseButton.enabled = idle and self.reading.next_open() is not None
         for button in (ui.worklistFolderButton, ui.worklistFileButton, ui.predictionsFolderButton):
             button.enabled = idle
@@ -107,16 +107,16 @@ class CasesPanel:
 
     def _openSteps(self, source: str, predictions: str) -> Job:
         yield from self.reading.open_steps(source, predictions)
-        index = max(self.reading.index, 0)
+        index = max(self.reading.place, 0)
         if self._mayUnload():
             return (yield from self._caseSteps(index))
         return ""
 
     def onPreviousCase(self, _checked: bool = False) -> None:
-        self.showCase(self.reading.index - 1)
+        self.showCase(self.reading.place - 1)
 
     def onNextCase(self, _checked: bool = False) -> None:
-        self.showCase(self.reading.index + 1)
+        self.showCase(self.reading.place + 1)
 
     def onNextOpenCase(self, _checked: bool = False) -> None:
         index = self.reading.next_open()

@@ -15,7 +15,7 @@ PREDICTION, TRUTH, OVERLAY, TABLE = "prediction", "truth", "overlay", "table"
 ROLES = (PREDICTION, TRUTH, OVERLAY, TABLE)
 LOADED = "loaded"
 """Node reference role to all that was loaded for the present case."""
-TEXTS = ("worklist", "case", "predictionsFolder", "verdictsFile", "reader")
+TEXTS = ("worklist", "case", "caseLeft", "predictionsFolder", "verdictsFile", "reader")
 
 
 class ReviewChoices:

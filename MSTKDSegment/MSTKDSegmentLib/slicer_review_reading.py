@@ -46,7 +46,14 @@ class Reading:
     @property
     def index(self) -> int:
         """Number of the present case in `items`; -1 for none."""
-        name = self.choices.text("case")
+        return self._number(self.choices.text("case"))
+
+    @property
+    def place(self) -> int:
+        """Where the reader goes on from: `index`, and without a case the one that was left; -1 before the first."""
+        return self.index if self.index >= 0 else self._number(self.choices.text("caseLeft"))
+
+    def _number(self, name: str) -> int:
         return next((n for n, item in enumerate(self.items) if item.name == name), -1)
 
     def open_steps(self, source: str, predictions: str) -> Generator[str, None, None]:
@@ -79,7 +86,7 @@ class Reading:
 
     def next_open(self) -> Optional[int]:
         """Number of the next case without a verdict; None where there is none."""
-        return next_open(self.items, self.index, self.verdicts())
+        return next_open(self.items, self.place, self.verdicts())
 
     # --- one case ---
 
@@ -119,6 +126,8 @@ class Reading:
             if chosen in loaded or chosen in made:
                 self.choices.choose(role, None)
         self.choices.loaded = []
+        if self.choices.text("case"):
+            self.choices.say("caseLeft", self.choices.text("case"))
         self.choices.say("case", "")
         self.case = None
         remove(self.scene, [*loaded, *(node for node in made if is_ours(node, self.scene))])
