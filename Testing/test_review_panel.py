@@ -342,6 +342,28 @@ def test_who_worked_on_a_loaded_node_is_asked_first(panel, scene, reading, monke
     assert truth.GetScene() is None
 
 
+def test_who_keeps_the_old_case_keeps_its_worklist_too(panel, scene, reading, tmp_path, monkeypatch):
+    ui, other = panel.ui, write_worklist(tmp_path / "others", 2)
+    truth = panel.choices.get(TRUTH)
+    truth.SetName("A corrected")
+    FileDialog.answers = [str(other), str(other)]
+    ui.worklistFileButton.click()
+    run_to_the_end(panel)
+    assert panel.asked == ["A corrected changed since it was loaded. Go on without saving it?"]
+    assert truth.GetScene() is scene
+    assert ui.worklistLineEdit.text == str(reading / "list.csv")
+    assert ui.caseLabel.text == "1 of 3, 0 with a verdict: A"
+    ui.acceptButton.click()
+    assert [one.case for one in read_verdicts(reading / "list-verdicts.csv")] == ["A"]
+    assert not (tmp_path / "others" / "list-verdicts.csv").exists()
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, windowTitle="": True)  # noqa: N803
+    ui.worklistFileButton.click()
+    run_to_the_end(panel)
+    assert truth.GetScene() is None
+    assert ui.worklistLineEdit.text == str(other)
+    assert ui.caseLabel.text == "1 of 2, 0 with a verdict: A"
+
+
 def test_who_cancels_the_loading_of_a_case_goes_on_from_the_one_that_was_left(panel, reading):
     ui = panel.ui
     ui.nextCaseButton.click()

@@ -106,11 +106,11 @@ class CasesPanel:
         self.panel.jobs.start(self._openSteps(source, predictions))
 
     def _openSteps(self, source: str, predictions: str) -> Job:
-        yield from self.reading.open_steps(source, predictions)
-        index = max(self.reading.place, 0)
-        if self._mayUnload():
-            return (yield from self._caseSteps(index))
-        return ""
+        items = yield from self.reading.read_steps(source, predictions)
+        if not self._mayUnload():  # else the case that stays would be taken for one of the new worklist
+            return ""
+        self.reading.take(items, source, predictions)
+        return (yield from self._caseSteps(max(self.reading.place, 0)))
 
     def onPreviousCase(self, _checked: bool = False) -> None:
         self.showCase(self.reading.place - 1)

@@ -58,13 +58,23 @@ class Reading:
 
     def open_steps(self, source: str, predictions: str) -> Generator[str, None, None]:
         """Read the worklist step by step; what was open before stays where that fails. Raises InputError."""
+        items = yield from self.read_steps(source, predictions)
+        self.take(items, source, predictions)
+
+    def read_steps(self, source: str, predictions: str) -> Generator[str, None, list[WorkItem]]:
+        """The cases of a worklist, read step by step; what is open stays so. Raises InputError."""
         folders = [Path(predictions)] if predictions else []
         read = Background(lambda: read_worklist(Path(source), folders))
         while read.poll():
             yield _("reading the worklist")
         if read.error is not None:
             raise read.error
-        self.items = read.outcome
+        items: list[WorkItem] = read.outcome
+        return items
+
+    def take(self, items: list[WorkItem], source: str, predictions: str) -> None:
+        """From now on these are the cases, and verdicts go to their file."""
+        self.items = items
         self.choices.say("worklist", source)
         self.choices.say("predictionsFolder", predictions)
 
