@@ -314,6 +314,74 @@ def test_verdicts_at_a_click(panel, reading):
     assert not ui.nextOpenCaseButton.enabled
 
 
+def test_a_comment_and_its_seconds_are_written_once(panel, scene, reading):
+    ui = panel.ui
+    panel.reading._since -= 1000  # so long it was looked at
+    ui.commentLineEdit.text = "rim missed"
+    ui.minorButton.click()
+    assert ui.commentLineEdit.text == ""
+    ui.majorButton.click()  # on second thoughts
+    panel.reading._since -= 1000
+    ui.commentLineEdit.text = "begun"
+    ui.predictionSelector.setCurrentNode(segmentation(scene, predicted_labels(), "mine"))
+    assert ui.commentLineEdit.text == ""
+    ui.acceptButton.click()
+    given = read_verdicts(reading / "list-verdicts.csv")
+    assert [(one.prediction, one.comment) for one in given] == [
+        ("prediction", "rim missed"),
+        ("prediction", ""),
+        ("mine", ""),
+    ]
+    assert [one.seconds >= 1000 for one in given] == [True, False, False]
+
+
+def test_a_comment_stays_where_its_verdict_could_not_be_written(panel, reading):
+    (reading / "list-verdicts.csv").write_text("x,y\n")
+    panel.reading._since -= 1000
+    panel.ui.commentLineEdit.text = "rim missed"
+    panel.ui.minorButton.click()
+    assert "not a table of verdicts" in panel.ui.reviewStatusLabel.text
+    assert panel.ui.commentLineEdit.text == "rim missed"
+    assert panel.reading.seconds >= 1000
+
+
+def test_a_comment_that_was_begun_is_kept_for_its_prediction_of_its_case(panel, scene, reading, tmp_path):
+    ui, found = panel.ui, panel.choices.get(PREDICTION)
+    mine = segmentation(scene, predicted_labels(), "mine")
+    ui.commentLineEdit.type("of the prediction")
+    ui.predictionSelector.setCurrentNode(mine)
+    ui.commentLineEdit.type("of mine")
+    mine.SetName("mine, renamed")
+    panel.refresh()
+    assert ui.commentLineEdit.text == "of mine"
+    ui.predictionSelector.setCurrentNode(None)
+    assert (ui.commentLineEdit.text, ui.commentLineEdit.enabled) == ("", False)
+    ui.predictionSelector.setCurrentNode(found)
+    assert (ui.commentLineEdit.text, ui.commentLineEdit.enabled) == ("of the prediction", True)
+    ui.nextCaseButton.click()
+    ui.stopButton.click()  # the case was taken away already
+    assert ui.commentLineEdit.text == ""
+    ui.nextCaseButton.click()
+    run_to_the_end(panel)
+    assert ui.commentLineEdit.text == ""
+    ui.commentLineEdit.type("of B")
+    ui.previousCaseButton.click()
+    run_to_the_end(panel)
+    assert ui.commentLineEdit.text == "of the prediction"
+    ui.acceptButton.click()
+    ui.predictionSelector.setCurrentNode(mine)
+    assert ui.commentLineEdit.text == "of mine"
+    panel.cases.openWorklist(str(write_worklist(tmp_path / "others", 2)))  # its A is another
+    run_to_the_end(panel)
+    assert ui.commentLineEdit.text == ""
+    panel.cases.openWorklist(str(reading / "list.csv"))
+    run_to_the_end(panel)
+    assert ui.commentLineEdit.text == ""  # it is written
+    ui.nextCaseButton.click()
+    run_to_the_end(panel)
+    assert ui.commentLineEdit.text == "of B"
+
+
 def test_another_file_for_verdicts_and_one_that_is_not_ours(panel, reading, tmp_path):
     foreign = tmp_path / "foreign.csv"
     foreign.write_text("x,y\n")

@@ -11,7 +11,7 @@ import slicer
 
 from .review.verdicts import ACCEPT, MAJOR, MINOR, REJECT
 from .slicer_review_choices import PREDICTION
-from .slicer_review_widgets import Job, save_path, tell
+from .slicer_review_widgets import Drafts, Job, save_path, tell
 from .translation import _
 
 
@@ -21,6 +21,7 @@ class CasesPanel:
     def __init__(self, panel: Any, warningStyle: str) -> None:  # noqa: N803
         self.panel, self.ui, self.reading = panel, panel.ui, panel.reading
         self._warningStyle = warningStyle
+        self._comments = Drafts(self.ui.commentLineEdit)
         ui = self.ui
         ui.worklistFolderButton.connect("clicked(bool)", self.onWorklistFolder)
         ui.worklistFileButton.connect("clicked(bool)", self.onWorklistFile)
@@ -57,7 +58,15 @@ class CasesPanel:
             button.enabled = idle
         for button in (ui.acceptButton, ui.minorButton, ui.majorButton, ui.rejectButton):
             button.enabled = idle and self.choices.get(PREDICTION) is not None
+        self._refreshComment()
         self._refreshVerdict()
+
+    def _refreshComment(self) -> None:
+        node, subject = self.choices.get(PREDICTION), self.reading.subject()
+        if subject is None:
+            self._comments.show(None)
+        else:
+            self._comments.show((self.choices.text("worklist"), *subject), node.GetID())
 
     def _refreshVerdict(self) -> None:
         problem, last = self.reading.verdicts_problem(), self.reading.last_verdict()
@@ -109,6 +118,7 @@ class CasesPanel:
         items = yield from self.reading.read_steps(source, predictions)
         if not self._mayUnload():  # else the case that stays would be taken for one of the new worklist
             return ""
+        self._comments.show(None)  # what is typed belongs to the old worklist
         self.reading.take(items, source, predictions)
         return (yield from self._caseSteps(max(self.reading.place, 0)))
 
@@ -147,13 +157,13 @@ class CasesPanel:
         self.panel.onRestoreLayout()
         self.panel.forgetComparison()
         self.ui.figuresTableView.setMRMLTableNode(None)
+        self._comments.show(None)
         yield from self.reading.load_steps(index)
         case = self.reading.case
         assert case is not None
         if case.background is not None:
             slicer.util.setSliceViewerLayers(background=case.background, foreground=None, label=None, fit=True)
         self.panel.showWhat(PREDICTION)
-        self.ui.commentLineEdit.text = ""
         if again:
             self.panel.onSideBySide()
         tell(self.ui.reviewNoticeLabel, "\n".join(case.notices))
@@ -183,6 +193,7 @@ class CasesPanel:
         except Exception as error:
             self.panel.fail(error)
             return
+        self.ui.commentLineEdit.text = ""  # it is written; the next verdict has its own
         self.panel.say(
             _("Written: {verdict}, after {seconds:.0f} s.").format(
                 verdict=verdictTexts()[given.verdict], seconds=given.seconds

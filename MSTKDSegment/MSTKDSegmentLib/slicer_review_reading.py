@@ -148,7 +148,7 @@ class Reading:
 
     @property
     def seconds(self) -> float:
-        """Since the case was shown."""
+        """Since the prediction was shown, or since the last verdict on it."""
         return time.monotonic() - self._since
 
     # --- verdicts ---
@@ -202,9 +202,11 @@ class Reading:
         return None if subject is None else last_verdict(self.verdicts(), *subject)
 
     def give(self, verdict: str, comment: str = "") -> Verdict:
-        """Append a verdict on what is shown. Raises InputError without a prediction, OutputError."""
+        """Append a verdict on the prediction; the seconds begin anew. Raises InputError without one, OutputError."""
         subject = self.subject()
         if subject is None:
             raise InputError(_("Choose the prediction to review."))
         reader = self.choices.text("reader")
-        return append_verdict(self.verdicts_file, Verdict(*subject, verdict, self.seconds, comment, reader))
+        given = append_verdict(self.verdicts_file, Verdict(*subject, verdict, self.seconds, comment, reader))
+        self.shown_now()
+        return given

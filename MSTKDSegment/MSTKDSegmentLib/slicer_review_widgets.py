@@ -79,6 +79,26 @@ class Jobs:
         self._changed()
 
 
+class Drafts:
+    """What was typed in one line and not used yet, by what it is on: put away and shown again with that."""
+
+    def __init__(self, line: Any) -> None:
+        self._line = line
+        self._texts: dict[tuple[str, ...], str] = {}
+        self._key: Optional[tuple[str, ...]] = None
+        self._node = ""
+
+    def show(self, key: Optional[tuple[str, ...]], node: str = "") -> None:
+        """What was typed on `key` before; None: nothing is there to type on. node: ID of a node that may be renamed."""
+        renamed = key is not None and self._key is not None and node == self._node
+        if key != self._key and not renamed:
+            if self._key is not None and self._line.text:
+                self._texts[self._key] = self._line.text
+            self._line.text = self._texts.pop(key, "") if key is not None else ""
+        self._key, self._node = key, node
+        self._line.enabled = key is not None
+
+
 def tell(label: Any, text: str) -> None:
     """Show a text, or take the label away where there is none."""
     label.text = text
