@@ -188,6 +188,34 @@ def test_other_sequences_or_weights_mean_another_segmentation(run, patients, out
     assert run(patients / "anna")[1]["done"] == ["anna"] and len(asked) == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_a_segmentation_that_was_damaged_is_not_told_as_kept(run, patients, out, content):
+    assert run(patients / "anna")[0] == 0
+    path = out / "predictions" / "anna.seg.nrrd"
+    path.write_bytes(content)
+    code, printed = run(patients / "anna")
+    assert code == 9 and printed["kept"] == [] and str(path) in printed["failed"]["anna"]
+    assert "was not made by this program, or was changed" in printed["failed"]["anna"]
+    assert table(out) == [] and path.read_bytes() == content
+    path.unlink()
+    assert run(patients / "anna")[1]["done"] == ["anna"] and len(table(out)) == 3
+
+
+def test_a_segmentation_of_ours_that_was_changed_is_made_again(run, patients, out):
+    assert run(patients / "anna")[0] == 0
+    path = out / "predictions" / "anna.seg.nrrd"
+    before, scores = path.read_bytes(), (out / "scores.csv").read_bytes()
+    image = sitk.ReadImage(str(path))
+    emptied = image * 0
+    for key in image.GetMetaDataKeys():
+        emptied.SetMetaData(key, image.GetMetaData(key))
+    sitk.WriteImage(emptied, str(path))
+    assert path.read_bytes() != before
+    assert run(patients / "anna")[1]["done"] == ["anna"]
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).any() and (out / "scores.csv").read_bytes() == scores
+    assert run(patients / "anna")[1]["kept"] == ["anna"]
+
+
 def test_a_run_that_is_stopped_loses_one_case_and_no_segmentation(run, patients, out, monkeypatch):
     real = evaluate_case.review
     calls = []

@@ -78,14 +78,14 @@ class Task:
 
 def fingerprint(task: Task) -> str:
     """Changes with the files that are scored (path, size, time of change), the convention and the weights; "" where a
-    file is not there.
+    file of the user's is not there.
     """
     item = task.item
     try:
         truth = None if item.ground_truth is None else file_stamp(item.ground_truth)
         scored: Any = {name: file_stamp(path) for name, path in item.predictions.items()}
         if task.segmented_here:
-            scored = _segmentation_print(task)
+            scored = [_segmentation_print(task), _segmentation_stamp(task)]
     except InputError:
         return ""
     return _digest([FORMAT, item.name, truth, scored, task.convention])
@@ -94,6 +94,11 @@ def fingerprint(task: Task) -> str:
 def _segmentation_print(task: Task) -> str:
     images = {name: file_stamp(path) for name, path in task.item.images.items()}
     return _digest([images, task.item.reference, task.bundle])
+
+
+def _segmentation_stamp(task: Task) -> Optional[list[Any]]:
+    """What changes with the segmentation's file; not with the folder of results, which may be moved."""
+    return file_stamp(task.segmentation)[1:] if task.segmentation.is_file() else None
 
 
 def _page_print(task: Task) -> str:
@@ -212,12 +217,11 @@ def _segmented(task: Task, load: Load, progress: Optional[Progress]) -> tuple[Op
         raise InputError(item.problem)
     if not item.images:
         raise InputError(f"{item.name}: it has neither a prediction nor a sequence to segment; give at least one")
-    if path.is_file() and not task.overwrite:
+    if path.exists() and not task.overwrite:
         before = (_noted(task) or {}).get("segmentation")
-        if before is not None and before["fingerprint"] == _segmentation_print(task):
+        if before is not None and _is_segmentation_of(task, before):
             return None, before["notices"]
-        if "bundle" not in read_provenance(path):
-            raise OutputError(f"{path} was not made by this program; move it away, or choose another output folder")
+        _refuse_foreign_segmentation(path)
     request = CaseRequest(
         title=item.name,
         inputs=CaseInputs(item.images, dict.fromkeys(item.images, "of the list of cases")),
@@ -227,9 +231,30 @@ def _segmented(task: Task, load: Load, progress: Optional[Progress]) -> tuple[Op
     )
     result = segment_case(request, load, progress)
     # Noted now: scoring may fail, or the run be killed, and the segmentation need not be done again.
-    made = {"fingerprint": _segmentation_print(task), "notices": list(result.notices)}
+    made = {
+        "fingerprint": _segmentation_print(task),
+        "stamp": _segmentation_stamp(task),
+        "notices": list(result.notices),
+    }
     write_record(task, _record(task, SEGMENTED, segmentation=made))
     return result, result.notices
+
+
+def _is_segmentation_of(task: Task, made: Mapping[str, Any]) -> bool:
+    """Whether the file is still the one that was noted as `made`, of these sequences and weights."""
+    return made["fingerprint"] == _segmentation_print(task) and made.get("stamp") == _segmentation_stamp(task)
+
+
+def _refuse_foreign_segmentation(path: Path) -> None:
+    """Raises OutputError where the file was not made by this program, or is damaged so that it cannot be told."""
+    try:
+        ours = "bundle" in read_provenance(path)
+    except InputError:
+        ours = False
+    if not ours:
+        raise OutputError(
+            f"{path} was not made by this program, or was changed since; move it away, or choose another output folder"
+        )
 
 
 # --- its page --------------------------------------------------------------------------------------------------------
