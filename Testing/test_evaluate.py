@@ -255,11 +255,27 @@ def test_files_of_others_are_not_touched(run, patients, tmp_path, out):
     before = mine.read_bytes()
     code, printed = run(patients / "anna")
     assert code == 9 and "was not made by this program" in printed["failed"]["anna"] and mine.read_bytes() == before
+    code, printed = run(patients / "anna", "--overwrite")
+    assert code == 9 and str(mine) in printed["failed"]["anna"] and mine.read_bytes() == before
     other = tmp_path / "other"
     other.mkdir()
     (other / "scores.csv").write_text("my,own\n")
     assert main(["evaluate", str(patients), "-o", str(other), "--predictions", str(tmp_path / "perfect")]) == 8
     assert (other / "scores.csv").read_text() == "my,own\n" and files_below(other) == ["scores.csv"]
+
+
+def test_a_page_of_others_is_not_touched(run, patients, tmp_path, out):
+    page = out / "cases" / "anna.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("my own")
+    arguments = (patients / "anna", "--predictions", tmp_path / "perfect", "--reports")
+    for overwrite in ((), ("--overwrite",)):
+        code, printed = run(*arguments, *overwrite)
+        assert code == 9 and str(page) in printed["failed"]["anna"] and page.read_text() == "my own"
+    page.unlink()
+    assert run(*arguments)[1]["done"] == ["anna"]
+    assert run(*arguments[:-1], "--overwrite")[1]["done"] == ["anna"]  # without --reports the note still knows it
+    assert run(*arguments, "--overwrite")[1]["done"] == ["anna"]
 
 
 def test_results_beside_the_patients_are_no_patient(run, patients, tmp_path, random_bundle, capsys):

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from ..case_inputs import CaseInputs
 from ..errors import InputError, MSTKDError, OutputError
-from ..file_checks import file_stamp
+from ..file_checks import file_stamp, os_errors_as_input_errors
 from ..geometry import array_to_image
 from ..pipeline import Progress, Segmenter
 from ..segment_command import CaseRequest, CaseResult, Settings, segment_case
@@ -167,8 +167,8 @@ def write_record(task: Task, record: Record) -> None:
 
 
 def _record(task: Task, status: str, **found: Any) -> Record:
-    """A note; `segmentation` stays as it was before where `found` says nothing of it."""
-    before = (_noted(task) or {}).get("segmentation")
+    """A note; what it says of the files that were written stays as it was before where `found` says nothing of them."""
+    before = _noted(task) or {}
     return {
         "format": FORMAT,
         "case": task.item.name,
@@ -179,7 +179,8 @@ def _record(task: Task, status: str, **found: Any) -> Record:
         "notices": [],
         "made": {},
         "page": "",
-        "segmentation": before,
+        "segmentation": before.get("segmentation"),
+        "page_sha256": before.get("page_sha256", ""),
         **found,
     }
 
@@ -191,6 +192,8 @@ def _done(task: Task, load: Load, progress: Optional[Progress]) -> Record:
             f"{item.name}: it has no ground truth that is recognised by its name, or several; name it ..._seg, or give "
             "a CSV with the column ground_truth"
         )
+    if task.reports:
+        _refuse_foreign_page(task)
     truth = read_label_map(item.ground_truth, task.convention)
     result, told = _segmented(task, load, progress) if task.segmented_here else (None, [])
     files = {OURS: task.segmentation} if task.segmented_here else item.predictions
@@ -205,9 +208,9 @@ def _done(task: Task, load: Load, progress: Optional[Progress]) -> Record:
     if not rows:
         raise InputError(f"{item.ground_truth}: it and the predictions have no region in common; nothing to score")
     made = what_was_compared(maps, truth)
-    page = _write_page(task, found, result, made) if task.reports else ""
+    page = _write_page(task, found, result, made) if task.reports else {}
     notices = [without_folders(text, task.files()) for text in found.notices]
-    return _record(task, OK, rows=rows, notices=notices, made=made, page=page)
+    return _record(task, OK, rows=rows, notices=notices, made=made, **page)
 
 
 def _segmented(task: Task, load: Load, progress: Optional[Progress]) -> tuple[Optional[CaseResult], Sequence[str]]:
@@ -217,9 +220,9 @@ def _segmented(task: Task, load: Load, progress: Optional[Progress]) -> tuple[Op
         raise InputError(item.problem)
     if not item.images:
         raise InputError(f"{item.name}: it has neither a prediction nor a sequence to segment; give at least one")
-    if path.exists() and not task.overwrite:
+    if path.exists():
         before = (_noted(task) or {}).get("segmentation")
-        if before is not None and _is_segmentation_of(task, before):
+        if not task.overwrite and before is not None and _is_segmentation_of(task, before):
             return None, before["notices"]
         _refuse_foreign_segmentation(path)
     request = CaseRequest(
@@ -260,8 +263,8 @@ def _refuse_foreign_segmentation(path: Path) -> None:
 # --- its page --------------------------------------------------------------------------------------------------------
 
 
-def _write_page(task: Task, found: Review, result: Optional[CaseResult], made: Mapping[str, str]) -> str:
-    """Write the page on the case; gives what to know it by later."""
+def _write_page(task: Task, found: Review, result: Optional[CaseResult], made: Mapping[str, str]) -> Record:
+    """Write the page on the case; gives what the note says of it."""
     images, notices = _images(task, result)
     write_review_report(
         task.page,
@@ -272,7 +275,21 @@ def _write_page(task: Task, found: Review, result: Optional[CaseResult], made: M
         files=task.files(),
         overwrite=True,
     )
-    return _page_print(task)
+    return {"page": _page_print(task), "page_sha256": _sha256(task.page)}
+
+
+def _refuse_foreign_page(task: Task) -> None:
+    """Raises OutputError where a file is in the place of the page that no note says was written by this program."""
+    if task.page.is_file() and _sha256(task.page) != (_noted(task) or {}).get("page_sha256"):
+        raise OutputError(
+            f"{task.page} was not made by this program, or was changed since; move it away, or choose another output "
+            "folder"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with os_errors_as_input_errors(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _images(task: Task, result: Optional[CaseResult]) -> tuple[dict[str, sitk.Image], list[str]]:
