@@ -177,6 +177,40 @@ def test_a_page_is_made_later_without_segmenting_again(run, patients, out, monke
     assert (out / "predictions" / "anna.seg.nrrd").stat().st_mtime_ns == before
 
 
+def test_a_later_page_shows_sequences_where_they_were_registered(run, patients, out, monkeypatch):
+    """The note says that T2 was moved by 4 mm; without such a note, and on another grid, the page says so."""
+    assert run(patients / "anna")[0] == 0
+    note = out / ".cases" / "anna.json"
+    record = json.loads(note.read_text())
+    assert record["segmentation"]["matrices"]["T2"] == np.eye(3, 4).tolist()
+    record["segmentation"]["matrices"]["T2"][0][3] = 4.0
+    note.write_text(json.dumps(record))
+    shown = []
+    real = evaluate_case.write_review_report
+    monkeypatch.setattr(
+        evaluate_case, "write_review_report", lambda *rest, **named: shown.append(rest) or real(*rest, **named)
+    )
+    assert run(patients / "anna", "--reports")[0] == 0
+    image = sitk.ReadImage(str(patients / "anna" / "t2.nii.gz"))
+    away = sitk.TranslationTransform(3, (4.0, 0.0, 0.0))
+    expected = sitk.GetArrayFromImage(sitk.Resample(image, image, away, sitk.sitkLinear, 0.0))
+    found = sitk.GetArrayFromImage(shown[0][2]["T2"])
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found - sitk.GetArrayFromImage(image)).max() > 1
+
+
+def test_a_sequence_on_another_grid_that_nobody_registered_is_told(run, patients, tmp_path, out):
+    path = patients / "anna" / "t2.nii.gz"
+    image = sitk.ReadImage(str(path))
+    arguments = (patients / "anna", "--predictions", tmp_path / "perfect", "--reports")
+    assert run(*arguments)[0] == 0
+    assert "not registered here" not in (out / "cases" / "anna.html").read_text(encoding="utf-8")
+    image.SetOrigin([value + 7 for value in image.GetOrigin()])
+    sitk.WriteImage(image, str(path))
+    assert run(*arguments)[1]["done"] == ["anna"]
+    assert "not registered here" in (out / "cases" / "anna.html").read_text(encoding="utf-8")
+
+
 def test_other_sequences_or_weights_mean_another_segmentation(run, patients, out, monkeypatch):
     assert run(patients / "anna")[0] == 0
     asked = []

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..case_inputs import CaseInputs
@@ -19,8 +20,10 @@ from ..errors import InputError, MSTKDError, OutputError
 from ..file_checks import file_stamp, os_errors_as_input_errors
 from ..geometry import array_to_image
 from ..pipeline import Progress, Segmenter
+from ..registration import as_transform
 from ..segment_command import CaseRequest, CaseResult, Settings, segment_case
 from ..segmentation_io import atomic_output, read_provenance
+from ..volume_checks import same_grid
 from ..volumes import read_volume
 from .comparison import Review, review
 from .label_maps import read_label_map
@@ -233,11 +236,13 @@ def _segmented(task: Task, load: Load, progress: Optional[Progress]) -> tuple[Op
         reference=item.reference,
     )
     result = segment_case(request, load, progress)
+    case = result.segmentation.case
     # Noted now: scoring may fail, or the run be killed, and the segmentation need not be done again.
     made = {
         "fingerprint": _segmentation_print(task),
         "stamp": _segmentation_stamp(task),
         "notices": list(result.notices),
+        "matrices": {name: case.matrix_from_reference(name).tolist() for name in case.volumes},
     }
     write_record(task, _record(task, SEGMENTED, segmentation=made))
     return result, result.notices
@@ -265,7 +270,7 @@ def _refuse_foreign_segmentation(path: Path) -> None:
 
 def _write_page(task: Task, found: Review, result: Optional[CaseResult], made: Mapping[str, str]) -> Record:
     """Write the page on the case; gives what the note says of it."""
-    images, notices = _images(task, result)
+    images, notices = _images(task, result, found.image)
     write_review_report(
         task.page,
         replace(found, notices=(*found.notices, *notices)),
@@ -292,16 +297,33 @@ def _sha256(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _images(task: Task, result: Optional[CaseResult]) -> tuple[dict[str, sitk.Image], list[str]]:
-    """The sequences to show, and notices on those that cannot be; where they were registered, as they were laid."""
+def _images(task: Task, result: Optional[CaseResult], grid: sitk.Image) -> tuple[dict[str, sitk.Image], list[str]]:
+    """The sequences to show on `grid`, the review's, and notices; where they were registered here, as they were laid,
+    now (`result`) or in an earlier run (its note).
+    """
     if result is not None:
         case = result.segmentation.case
         moved = case.on_reference_grid()
         return {name: array_to_image(array, case.reference_image) for name, array in moved.items()}, []
-    images, notices = {}, []
+    made = (_noted(task) or {}).get("segmentation") if task.segmented_here else None
+    matrices = (made or {}).get("matrices", {})
+    images: dict[str, sitk.Image] = {}
+    notices, apart = [], []
     for name, path in task.item.images.items():
         try:
-            images[name] = read_volume(path).image
+            image = read_volume(path).image
         except MSTKDError as error:
             notices.append(f"{name} is not shown: {error}")
+            continue
+        if name in matrices:
+            there = as_transform(np.array(matrices[name]))
+            image = sitk.Resample(image, grid, there, sitk.sitkLinear, 0.0)
+        elif not same_grid(image, grid):
+            apart.append(name)
+        images[name] = image
+    if apart:
+        notices.append(
+            f"{', '.join(apart)}: shown where the file's header says, on another grid, and not registered here; the "
+            "pictures may lie beside the outlines."
+        )
     return images, notices
