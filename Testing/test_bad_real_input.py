@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import struct
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -13,6 +16,7 @@ from MSTKDSegmentLib.geometry import array_to_image
 from MSTKDSegmentLib.overlap import find_foreground
 from MSTKDSegmentLib.pipeline import read_case
 from real_patients import labelled, raw, validation_cases
+from scipy import ndimage
 
 SEQUENCES = ("T1", "T1Gd", "T2", "FLAIR")
 SUSPICIONS = (
@@ -21,6 +25,7 @@ SUSPICIONS = (
     "do not match",
     "cuts through",
     "does not fit",
+    "says nothing",
     "echo-planar",
     "looks like",
     "an adult",
@@ -40,6 +45,20 @@ def test_nothing_is_suspected_of_a_real_patient():
     images = {name: raw(name, atlas=True) for name in SEQUENCES}
     case = read_case(images)
     assert case.record.challenge_ready and suspicions(case.notices) == []
+
+
+def test_nothing_is_suspected_of_files_of_a_labelled_patient(tmp_path):
+    """The volumes that are made bad below, as they are."""
+    paths = {n: written(labelled(validation_cases()[1], n), tmp_path / f"{n}.nii.gz") for n in ("T1Gd", "FLAIR")}
+    case = read_case(paths)
+    assert case.record.challenge_ready and case.notices == ()
+
+
+@pytest.mark.parametrize("name", ["T1", "T2", "FLAIR"])
+def test_of_a_raw_volume_only_its_preparation_is_told(tmp_path, name):
+    notices = read_case({name: written(raw(name), tmp_path / "scan.nii.gz")}).notices
+    assert suspicions(notices) == []
+    assert all(re.match("The skull was removed here|The head was turned", text) for text in notices)
 
 
 def test_a_localiser(tmp_path):
@@ -87,6 +106,39 @@ def test_a_head_ct(tmp_path):
     units[head & (voxels > np.percentile(inside, 96))] = 900.0
     with pytest.raises(InputError, match=r"head\.nii\.gz\): looks like a CT, not MRI"):
         read_case({"T1": written(array_to_image(units.astype(np.float32), image), tmp_path / "head.nii.gz")})
+
+
+def test_a_head_ct_windowed_for_viewing(tmp_path):
+    """The window of the brain: 5 mm of scalp, 6 mm of bone, and inside the real T1's own texture."""
+    image = raw("T1")
+    voxels = sitk.GetArrayFromImage(image)
+    smooth = ndimage.gaussian_filter(voxels, 5.0 / np.array(image.GetSpacing()[::-1]))
+    head = np.stack([ndimage.binary_fill_holes(one) for one in smooth > 0.3 * np.percentile(smooth, 90)])
+    depth = ndimage.distance_transform_edt(head, sampling=image.GetSpacing()[::-1])
+    units = 35 + 8 * np.clip(voxels / np.median(voxels[head]) - 1, -2, 2)
+    units[depth <= 11], units[depth <= 5] = 900, -20
+    units += np.random.default_rng(0).normal(0, 5, units.shape)
+    window = np.where(head, np.clip(units, 0, 80), 0).astype(np.float32)
+    path = written(array_to_image(window, image), tmp_path / "window.nii.gz")
+    (told,) = [text for text in read_case({"T1": path}).notices if "as in a CT or a picture windowed" in text]
+    assert told.startswith(f"T1 ({path}): ")
+
+
+def test_half_a_raw_head(tmp_path):
+    whole = raw("T1")
+    path = written(whole[:, :, : whole.GetSize()[2] // 2], tmp_path / "half.nii.gz")
+    (told,) = [text for text in read_case({"T1": path}).notices if "the field of view cuts through" in text]
+    assert told.startswith(f"T1 ({path}): ") and re.search(r"\d+ cm2 at the top; \d+ ml are shown", told)
+
+
+def test_a_header_that_knows_no_directions(tmp_path):
+    path = tmp_path / "lost.nii"
+    written(labelled(validation_cases()[1], "FLAIR"), path)
+    data = bytearray(path.read_bytes())
+    data[252:256] = struct.pack("<2h", 0, 0)
+    path.write_bytes(data)
+    (told,) = [text for text in read_case({"FLAIR": path}).notices if "says nothing of the orientation" in text]
+    assert told.startswith(f"FLAIR ({path}): ") and "left and right too" in told
 
 
 def test_half_a_brain(tmp_path):
