@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from . import __version__
 from .brain_search import unasked
-from .errors import Cancelled, GeometryError, InputError, WeightsError
+from .errors import GeometryError, InputError, WeightsError
 from .geometry import CanonicalGrid, canonical_grid, labels_to_native, to_canonical, to_native
 from .input_checks import check_ready, check_volume, together
 from .look_roles import doubtful_looks
@@ -30,7 +30,7 @@ from .preparation_record import PreparationRecord, Wishes
 from .preprocess import fill_holes, normalise
 from .recognition import Recognition, ready_record, recognise, skull_still_there
 from .regions import NO_CLEAN_UP, CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
-from .registration import IDENTITY, as_transform, composed, inverted
+from .registration import IDENTITY, as_transform, composed, inverted, stop_if
 from .volumes import Volume, read_volume, volume_from_image
 from .weights import Bundle, load_network, read_bundle
 
@@ -380,7 +380,6 @@ class _Steps:
         self._progress, self.cancel = progress, cancel
 
     def __call__(self, fraction: float, text: str) -> None:
-        if self.cancel is not None and self.cancel():
-            raise Cancelled("cancelled; nothing was written")
+        stop_if(self.cancel)
         if self._progress is not None:
             self._progress(fraction, text)

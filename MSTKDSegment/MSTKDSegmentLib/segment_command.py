@@ -26,6 +26,7 @@ from .quality_report import QUALITY_ENDINGS, write_quality_report
 from .regions import LABELS, REGIONS
 from .report import REPORT_ENDINGS, write_report
 from .review.label_maps import AUTO, on_grid, read_label_map
+from .review.report_text import without_folders
 from .segmentation_io import (
     PROBABILITY_ENDINGS,
     REGION_ENDINGS,
@@ -255,6 +256,9 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
     request, segmentation = result.request, result.segmentation
     settings, reference = request.settings, segmentation.reference_image
     metadata = _metadata(result)
+    # Folders may be called by a patient's name.
+    inputs = [*request.inputs.sources.values(), *([request.ground_truth] if request.ground_truth else [])]
+    notices = [without_folders(notice, inputs) for notice in result.notices]
     with staged_outputs(request.files, settings.overwrite) as temporary:
         for path in request.outputs:
             write_segmentation(
@@ -279,7 +283,7 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
                 volumes_ml=segmentation.volumes_ml,
                 title=request.title,
                 subset=segmentation.case.subset,
-                messages=[_without_folders(notice, request) for notice in result.notices],
+                messages=notices,
                 provenance=_report_provenance(result),
                 ground_truth=truth,
                 known=None if result.dice is None else tuple(result.dice),
@@ -290,7 +294,7 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
                 segmentation.case,
                 segmentation.labels,
                 title=request.title,
-                notices=[_without_folders(notice, request) for notice in result.notices],
+                notices=notices,
                 seconds=segmentation.seconds,
                 provenance=_report_provenance(result),
             )
@@ -300,14 +304,6 @@ def _provenance(result: CaseResult) -> dict[str, str]:
     """What made the result, as it may be handed on in headers and reports: input files by their names only."""
     names = {f"input {name}": source.name for name, source in result.request.inputs.sources.items()}
     return {**result.segmentation.provenance, **names}
-
-
-def _without_folders(text: str, request: CaseRequest) -> str:
-    """`text` with the request's files by name only: folders may be called by a patient's name."""
-    for path in (*request.inputs.sources.values(), *([request.ground_truth] if request.ground_truth else [])):
-        if path.name:  # "." has none
-            text = text.replace(str(path), path.name)
-    return text
 
 
 def _metadata(result: CaseResult) -> dict[str, str]:

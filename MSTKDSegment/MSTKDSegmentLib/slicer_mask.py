@@ -11,7 +11,16 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from .errors import InputError
-from .slicer_scene import as_array, ijk_to_ras, image_of, labelmap_name, matrix_between, voxels_of
+from .slicer_scene import (
+    as_array,
+    has_plain_voxels,
+    ijk_to_ras,
+    image_of,
+    labelmap_name,
+    matrix_between,
+    non_linear_obstacle,
+    voxels_of,
+)
 from .translation import _
 
 
@@ -33,18 +42,14 @@ def brain_mask_from_node(node: Any) -> sitk.Image:
 
 def brain_mask_obstacle(node: Any) -> str:
     """Why `node` cannot be a brain mask, with what to do; "" where its kind and place are right."""
-    name, transform = node.GetName(), node.GetParentTransformNode()
-    if transform is not None and not transform.IsTransformToWorldLinear():
-        return _(
-            "{name}: stands under the non-linear transform {transform}. Harden it (Data module, right click on the "
-            "transform) and try again."
-        ).format(name=name, transform=transform.GetName())
+    name, bent = node.GetName(), non_linear_obstacle(node)
+    if bent:
+        return bent
     if _is_segmentation(node):
         return _obstacle_of_segmentation(node)
     if not node.IsA("vtkMRMLScalarVolumeNode"):
         return _("{name}: no brain mask. Choose a label map, or a segmentation with one segment.").format(name=name)
-    scalars = node.GetImageData().GetPointData().GetScalars() if node.GetImageData() else None
-    if scalars is None or scalars.GetNumberOfTuples() == 0 or scalars.GetNumberOfComponents() != 1:
+    if not has_plain_voxels(node):
         return _("{name}: holds no voxels of one value each. Choose another brain mask.").format(name=name)
     return ""
 

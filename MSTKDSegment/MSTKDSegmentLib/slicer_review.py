@@ -21,7 +21,16 @@ from .errors import Cancelled, InputError, MSTKDError
 from .review.comparison import Review, Reviewed, review
 from .review.label_maps import LabelMap, Segment, label_map_from_segments, label_map_from_values
 from .review.places import Place, worst_places
-from .slicer_scene import as_array, ijk_to_ras, image_of, labelmap_name, matrix_between, voxels_of
+from .slicer_scene import (
+    as_array,
+    has_plain_voxels,
+    ijk_to_ras,
+    image_of,
+    labelmap_name,
+    matrix_between,
+    non_linear_obstacle,
+    voxels_of,
+)
 from .translation import _
 
 SAME_LATTICE = 1e-4
@@ -101,18 +110,14 @@ def take(node: Any) -> Taken:
 
 def obstacle(node: Any) -> str:
     """Why `node` cannot be compared, with what to do; "" where its kind and place are right."""
-    name, transform = node.GetName(), node.GetParentTransformNode()
-    if transform is not None and not transform.IsTransformToWorldLinear():
-        return _(
-            "{name}: stands under the non-linear transform {transform}. Harden it (Data module, right click on the "
-            "transform) and try again."
-        ).format(name=name, transform=transform.GetName())
+    name, bent = node.GetName(), non_linear_obstacle(node)
+    if bent:
+        return bent
     if node.IsA("vtkMRMLSegmentationNode"):
         return _obstacle_of_segments(node)
     if not node.IsA("vtkMRMLLabelMapVolumeNode"):
         return _("{name}: neither a segmentation nor a label map. Choose one of these.").format(name=name)
-    scalars = node.GetImageData().GetPointData().GetScalars() if node.GetImageData() else None
-    if scalars is None or scalars.GetNumberOfTuples() == 0 or scalars.GetNumberOfComponents() != 1:
+    if not has_plain_voxels(node):
         return _("{name}: holds no voxels of one value each. Load it again or choose another.").format(name=name)
     return ""
 

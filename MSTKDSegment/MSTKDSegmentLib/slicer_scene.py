@@ -104,17 +104,34 @@ def ijk_to_ras(volume_node: Any) -> np.ndarray:
 def matrix_between(source: Optional[Any], target: Optional[Any], name: str) -> np.ndarray:
     """From the coordinates under transform node `source` to those under `target` (4, 4); None is the world."""
     for transform in (source, target):
-        if transform is not None and not transform.IsTransformToWorldLinear():
-            raise InputError(
-                _(
-                    "{name}: stands under the non-linear transform {transform}. Harden it (Data module, right "
-                    "click on the transform) and try again."
-                ).format(name=name, transform=transform.GetName())
-            )
+        bent = _non_linear(transform, name)
+        if bent:
+            raise InputError(bent)
     matrix = vtk.vtkMatrix4x4()
     if source is not target:
         slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(source, target, matrix)
     return as_array(matrix)
+
+
+def non_linear_obstacle(node: Any) -> str:
+    """What to say of a node under a transform that no matrix describes; "" where there is none."""
+    return _non_linear(node.GetParentTransformNode(), node.GetName())
+
+
+def _non_linear(transform: Optional[Any], name: str) -> str:
+    if transform is None or transform.IsTransformToWorldLinear():
+        return ""
+    return _(
+        "{name}: stands under the non-linear transform {transform}. Harden it (Data module, right click on the "
+        "transform) and try again."
+    ).format(name=name, transform=transform.GetName())
+
+
+def has_plain_voxels(volume_node: Any) -> bool:
+    """Whether a volume node holds voxels, of one value each."""
+    image = volume_node.GetImageData()
+    scalars = image.GetPointData().GetScalars() if image else None
+    return scalars is not None and scalars.GetNumberOfTuples() > 0 and scalars.GetNumberOfComponents() == 1
 
 
 def as_array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:

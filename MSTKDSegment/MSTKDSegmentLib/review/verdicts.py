@@ -37,7 +37,7 @@ class Verdict:
 
     def __post_init__(self) -> None:
         for name in ("case", "prediction", "comment", "reader"):
-            object.__setattr__(self, name, _one_line(getattr(self, name)))
+            object.__setattr__(self, name, one_line(getattr(self, name)))
         object.__setattr__(self, "seconds", round(float(self.seconds), 1))
         if self.verdict not in VERDICTS:
             raise InputError(f"unknown verdict {self.verdict!r}; use one of {', '.join(VERDICTS)}")
@@ -46,7 +46,8 @@ class Verdict:
 COLUMNS = tuple(field.name for field in fields(Verdict))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text as a `Verdict` holds it."""
     plain = text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no character
     return " ".join(plain.split())
 

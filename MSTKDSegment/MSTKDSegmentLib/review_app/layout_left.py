@@ -8,7 +8,7 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v3
 
 from ..regions import LABELS, REGION_KEYS
-from .layout_parts import button, css, figures_head, section, slider
+from .layout_parts import button, css, figures_body, figures_head, section, slider
 from .scene import ERROR_KINDS
 
 KIND_WORDS = {"right": "right", "invented": "invented (FP)", "missed": "missed (FN)"}
@@ -123,8 +123,5 @@ def _segment(app: Any) -> None:
     html.Div("{{ run_said }}", classes="said", v_if="run_said", id="run-said")
     with html.Table(classes="figures", v_if="subsets.length", id="subsets"):
         figures_head("{{ subsets_title }}")
-        with html.Tbody(), html.Tr(v_for="row in subsets", key="row.name"):
-            html.Td("{{ row.name }}")
-            for key in REGION_KEYS:
-                html.Td(f"{{{{ row.{key} }}}}")
+        figures_body("subsets")
     html.Div("{{ subsets_text }}", v_if="subsets_text", classes="quiet", id="subsets-text")

@@ -44,6 +44,14 @@ def figures_head(first: str) -> None:
             html.Th(key)
 
 
+def figures_body(rows: str) -> None:
+    """The body of such a table, from the state's variable `rows`."""
+    with html.Tbody(), html.Tr(v_for=f"row in {rows}", key="row.name"):
+        html.Td("{{ row.name }}")
+        for key in REGION_KEYS:
+            html.Td(f"{{{{ row.{key} }}}}")
+
+
 def css(colour: Sequence[float]) -> str:
     """An RGB colour (0 to 1) as "#rrggbb"."""
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in colour)

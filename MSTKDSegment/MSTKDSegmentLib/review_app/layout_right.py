@@ -8,7 +8,7 @@ from trame.widgets import html
 
 from ..regions import REGION_KEYS
 from ..review.verdicts import VERDICTS
-from .layout_parts import button, figures_head, section
+from .layout_parts import button, figures_body, figures_head, section
 
 
 def right(app: Any) -> None:
@@ -48,10 +48,7 @@ def _figures() -> None:
         html.Span("{{ measuring }}", id="measuring", classes="quiet", style="text-transform: none; letter-spacing: 0")
     with html.Table(classes="figures", id="figures", v_if="figures.length"):
         figures_head("")
-        with html.Tbody(), html.Tr(v_for="row in figures", key="row.name"):
-            html.Td("{{ row.name }}")
-            for key in REGION_KEYS:
-                html.Td(f"{{{{ row.{key} }}}}")
+        figures_body("figures")
 
 
 def _places(app: Any) -> None:

@@ -16,7 +16,7 @@ from ..regions import REGION_KEYS
 from ..review.comparison import Review, review
 from ..review.label_maps import LabelMap, read_label_map
 from ..review.places import Place, worst_places
-from ..review.verdicts import Verdict, append_verdict, latest, read_verdicts
+from ..review.verdicts import Verdict, append_verdict, latest, one_line, read_verdicts
 from ..review.worklist import WorkItem
 from ..segmentation_io import write_segmentation
 from ..volumes import Volume, read_volume
@@ -190,8 +190,3 @@ class ReviewSession:
         """The next case, after the last from the first on, without any verdict; None where all have one."""
         order = [*range(index + 1, len(self.items)), *range(index + 1)]
         return next((n for n in order if not self.verdicts_of(self.items[n].name)), None)
-
-
-def one_line(text: str) -> str:
-    """A name as a `Verdict` holds it."""
-    return " ".join(text.split())
