@@ -106,10 +106,11 @@ def load_into(network: nn.Module, path: str | Path) -> str:
     """Give `network` the weights in `path`; returns their sha256. Raises WeightsError where they do not fit.
 
     Weights of another preset fit if they hold every tensor of this network: `compact` starts from `medium`, whose
-    further blocks are left out.
+    further blocks are left out and whose whole kernels are factorised (`factorised`).
     """
     preset, weights, digest = trained_state(path)
     mine, wanted = network.config.preset, network.state_dict()  # type: ignore[union-attr]
+    weights = factorised(weights, wanted)
     if preset != mine:
         different = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
         if different:
@@ -123,6 +124,47 @@ def load_into(network: nn.Module, path: str | Path) -> str:
     except RuntimeError as error:
         raise WeightsError(f"{path}: the weights do not fit ({str(error).splitlines()[-1].strip()})") from error
     return digest
+
+
+def factorised(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` with whole kernels as the separable blocks and the light stem of `wanted` hold them.
+
+    A 3x3x3 kernel (O, I, 3, 3, 3), seen as a matrix of (O * 3) x (I * 9), becomes the 1x3x3 and 3x1x1 kernels of the best
+    approximation with as many terms as channels, by singular values (Jaderberg et al. 2014, section 3.1, scheme 2). A
+    stem of 3x3x3 cells of 2x2x2 voxels keeps its middle 4x4x4 of 6x6x6 voxels. Other tensors stay as they are.
+    """
+    result = dict(weights)
+    for name, target in wanted.items():
+        kernel = weights.get(name)
+        if kernel is None or kernel.ndim != 5 or target.shape == kernel.shape:
+            continue
+        if name == "stem.weight" and tuple(target.shape[2:]) == (4, 4, 4):
+            result[name] = _middle_of_cells(kernel)
+        elif tuple(target.shape[2:]) == (1, 3, 3) and tuple(kernel.shape[2:]) == (3, 3, 3):
+            block = name.removesuffix("0.weight")
+            result[name], result[f"{block}1.weight"] = _planes_and_lines(kernel, target.shape[0])
+            for part in ("weight", "bias"):
+                result[f"{block}2.{part}"] = weights[f"{block}1.{part}"]  # the norm moves one place on
+            result.pop(f"{block}1.bias")
+    return result
+
+
+def _planes_and_lines(kernel: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+    """(O, I, 3, 3, 3) -> (terms, I, 1, 3, 3) and (O, terms, 3, 1, 1)."""
+    outputs, inputs = kernel.shape[:2]
+    matrix = kernel.float().permute(0, 2, 1, 3, 4).reshape(outputs * 3, inputs * 9)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    root = values[:terms].sqrt()
+    plane = (root[:, None] * right[:terms]).reshape(terms, inputs, 1, 3, 3)
+    line = (left[:, :terms] * root).reshape(outputs, 3, terms, 1, 1).transpose(1, 2)
+    return plane.contiguous(), line.contiguous()
+
+
+def _middle_of_cells(kernel: Tensor) -> Tensor:
+    """(O, C * 8, 3, 3, 3) over cells as `space_to_depth` orders them -> (O, C, 4, 4, 4) over voxels, stride 2."""
+    outputs = kernel.shape[0]
+    cells = kernel.reshape(outputs, -1, 2, 2, 2, 3, 3, 3).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return cells.reshape(outputs, -1, 6, 6, 6)[..., 1:5, 1:5, 1:5].contiguous()
 
 
 class Discriminator(nn.Module):

@@ -1,10 +1,11 @@
 """MST-KDNet: convolutional encoder, transformer neck on the 1/8 features, convolutional decoder (paper, section 2.1).
 
-Three presets share this one module. `paper` reproduces the published size; `compact` is what the product ships: it
-moves the first level to half resolution (space-to-depth) and predicts the eight voxels of each half-resolution cell
-with one 1x1x1 convolution, because 62 % of the published network's arithmetic is in full-resolution 16-channel blocks.
-`medium` is `compact` with one decoder block more at half and at quarter resolution: its teacher where `paper` cannot be
-trained. Removing those blocks from a trained `medium` costs under 0.01 Dice; removing encoder blocks costs up to 0.13.
+Three presets share this one module. `paper` reproduces the published size. `compact` is what the product ships: its
+first level is at half resolution (one convolution of 4x4x4 voxels with stride 2) and the eight voxels of each
+half-resolution cell are predicted by one 1x1x1 convolution, because 62 % of the published network's arithmetic is in
+full-resolution 16-channel blocks; its blocks are separable (1x3x3, then 3x1x1: 12 instead of 27 products for each pair
+of channels; Jaderberg et al. 2014, arXiv:1405.3866). `medium` has whole kernels and more decoder blocks: its teacher
+where `paper` cannot be trained, and what its weights can be factorised from (`training.networks`).
 
 Shapes are (N, C, D, H, W); every side must be a multiple of 32. torch is imported with this module, so the rest of
 the library imports this module only when a network is needed.
@@ -32,9 +33,10 @@ SIDE_MULTIPLE = 32
 class NetworkConfig:
     """Everything that decides the shape of the weights.
 
-    stem_stride 1 starts at full resolution, 2 starts with space-to-depth at half resolution. `widths`, `encoder_blocks`
-    and `decoder_blocks` go from the stem's resolution down to 1/8; each block is residual with `convs_per_block`
-    3x3x3 convolutions. The neck cuts the 1/8 features into patches of `patch` voxels a side.
+    stem_stride 1 starts at full resolution, 2 at half resolution: with space-to-depth and 3x3x3 cells, or, if
+    `light_stem`, with 4x4x4 voxels. `widths`, `encoder_blocks` and `decoder_blocks` go from the stem's resolution down
+    to 1/8; each block is residual with `convs_per_block` 3x3x3 convolutions, factorised into 1x3x3 and 3x1x1 if
+    `separable`. The neck cuts the 1/8 features into patches of `patch` voxels a side.
     """
 
     preset: str
@@ -53,11 +55,15 @@ class NetworkConfig:
     tap_kernel: int
     classes: int = 4
     groups: int = 8
+    light_stem: bool = False
+    separable: bool = False
 
     def __post_init__(self) -> None:
         levels = {1: 4, 2: 3}.get(self.stem_stride)
         if levels is None or not len(self.widths) == len(self.encoder_blocks) == len(self.decoder_blocks) == levels:
             raise ValueError(f"preset {self.preset}: stem_stride 1 needs 4 levels, stem_stride 2 needs 3")
+        if self.light_stem and self.stem_stride != 2:
+            raise ValueError(f"preset {self.preset}: a light stem has stride 2")
         if self.embed % self.heads or self.layers % 4 or self.patch not in (2, 4):
             raise ValueError(f"preset {self.preset}: embed must divide by heads, layers by 4, patch must be 2 or 4")
         if len(self.tap_widths) != self.patch.bit_length() - 1:
@@ -99,6 +105,8 @@ PRESETS: dict[str, NetworkConfig] = {
         mlp=576,
         tap_widths=(128,),
         tap_kernel=1,
+        light_stem=True,
+        separable=True,
     ),
     "medium": NetworkConfig(
         preset="medium",
@@ -141,12 +149,24 @@ def _conv_norm(inputs: int, outputs: int, groups: int, kernel: int = 3, stride: 
     return nn.Sequential(conv, _norm(outputs, groups), nn.LeakyReLU(0.01, inplace=True))
 
 
-class ResidualBlock(nn.Module):
-    """x + convs(x), with `convs` 3x3x3 convolutions."""
+def _separable_conv_norm(channels: int, groups: int) -> nn.Sequential:
+    """As `_conv_norm` of 3x3x3, from a 1x3x3 and a 3x1x1 convolution with nothing between them."""
+    plane = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1), bias=False)
+    line = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), bias=False)
+    return nn.Sequential(plane, line, _norm(channels, groups), nn.LeakyReLU(0.01, inplace=True))
 
-    def __init__(self, channels: int, convs: int, groups: int) -> None:
+
+class ResidualBlock(nn.Module):
+    """x + convs(x), with `convs` 3x3x3 convolutions, factorised if `separable`."""
+
+    def __init__(self, channels: int, convs: int, groups: int, separable: bool = False) -> None:
         super().__init__()
-        self.body = nn.Sequential(*(_conv_norm(channels, channels, groups) for _ in range(convs)))
+        self.body = nn.Sequential(
+            *(
+                _separable_conv_norm(channels, groups) if separable else _conv_norm(channels, channels, groups)
+                for _ in range(convs)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
@@ -253,8 +273,10 @@ class MSTKDNet(nn.Module):
         self.config = config
         self.gradient_checkpointing = gradient_checkpointing
         widths, groups = config.widths, config.groups
-        stem_inputs = NUM_MODALITIES * config.stem_stride**3
-        self.stem = nn.Conv3d(stem_inputs, widths[0], 3, padding=1, bias=False)
+        if config.light_stem:
+            self.stem = nn.Conv3d(NUM_MODALITIES, widths[0], 4, stride=2, padding=1, bias=False)
+        else:
+            self.stem = nn.Conv3d(NUM_MODALITIES * config.stem_stride**3, widths[0], 3, padding=1, bias=False)
         self.stem_norm = _norm(widths[0], groups)
         self.stem_film = nn.Linear(NUM_MODALITIES, 2 * widths[0])
         self.deep_film = nn.Linear(NUM_MODALITIES, 2 * widths[-1])
@@ -263,7 +285,9 @@ class MSTKDNet(nn.Module):
             nn.init.zeros_(film.bias)
 
         def blocks(width: int, count: int) -> nn.Sequential:
-            return nn.Sequential(*(ResidualBlock(width, config.convs_per_block, groups) for _ in range(count)))
+            return nn.Sequential(
+                *(ResidualBlock(width, config.convs_per_block, groups, config.separable) for _ in range(count))
+            )
 
         self.encoder = nn.ModuleList(blocks(w, n) for w, n in zip(widths, config.encoder_blocks))
         self.downs = nn.ModuleList(
@@ -284,6 +308,13 @@ class MSTKDNet(nn.Module):
         scale, shift = film(availability)[:, :, None, None, None].to(x.dtype).chunk(2, dim=1)
         return torch.addcmul(shift, x, scale + 1)
 
+    def _normalised_film(self, x: Tensor, norm: nn.GroupNorm, film: nn.Linear, availability: Tensor) -> Tensor:
+        """`_film` of the normalised `x`; for one volume without gradients in one pass over memory instead of two."""
+        if x.shape[0] > 1 or torch.is_grad_enabled():
+            return self._film(norm(x), film, availability)
+        scale, shift = film(availability)[0].to(norm.weight.dtype).chunk(2)
+        return F.group_norm(x, norm.num_groups, norm.weight * (scale + 1), norm.bias * (scale + 1) + shift, norm.eps)
+
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
         if self.gradient_checkpointing and self.training and x.requires_grad:
             return checkpoint(module, x, use_reentrant=False)
@@ -298,8 +329,8 @@ class MSTKDNet(nn.Module):
         if x.ndim != 5 or x.shape[1] != NUM_MODALITIES or any(side % SIDE_MULTIPLE for side in x.shape[2:]):
             raise ValueError(f"expected (N, 4, D, H, W) with sides that are multiples of 32, got {tuple(x.shape)}")
         stride = self.config.stem_stride
-        y = space_to_depth(x, stride) if stride > 1 else x
-        y = F.leaky_relu(self._film(self.stem_norm(self.stem(y)), self.stem_film, availability), 0.01)
+        y = self.stem(space_to_depth(x, stride) if stride > 1 and not self.config.light_stem else x)
+        y = F.leaky_relu(self._normalised_film(y, self.stem_norm, self.stem_film, availability), 0.01)
         skips: list[Tensor] = []
         for level, stage in enumerate(self.encoder):
             y = self._run(stage, y)
