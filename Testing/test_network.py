@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from MSTKDSegmentLib.network import (  # noqa: E402
     PRESETS,
     MSTKDNet,
+    ResidualBlock,
     build_network,
     count_macs,
     count_parameters,
@@ -31,11 +32,40 @@ def test_paper_preset_has_the_published_size():
     assert count_macs(network, (160, 192, 128)) / 1e9 == pytest.approx(450, rel=0.01)
 
 
-def test_compact_preset_fits_sixteen_mebibytes_in_fp16_and_needs_a_quarter_of_the_arithmetic():
+def test_compact_preset_fits_sixteen_mebibytes_in_fp16_and_needs_a_ninth_of_the_arithmetic():
     with torch.device("meta"):
         network = build_network("compact")
     assert count_parameters(network) * 2 <= 16 * 2**20
-    assert count_macs(network, (160, 192, 128)) / 1e9 < 450 / 4
+    assert count_macs(network, (160, 192, 128)) / 1e9 < 450 / 9
+
+
+def test_a_separable_block_is_the_block_with_the_product_of_its_kernels():
+    torch.manual_seed(0)
+    whole, separable = ResidualBlock(16, 1, 8), ResidualBlock(16, 1, 8, separable=True)
+    plane, line = separable.body[0][0].weight, separable.body[0][1].weight
+    with torch.no_grad():
+        whole.body[0][0].weight.copy_(torch.einsum("otz,tiyx->oizyx", line[..., 0, 0], plane[:, :, 0]))
+    x = torch.randn(2, 16, 6, 7, 8)
+    assert torch.allclose(whole(x), separable(x), atol=1e-5)
+
+
+def test_the_light_stem_sees_one_voxel_around_each_cell():
+    torch.manual_seed(0)
+    stem = build_network("compact").stem
+    x = torch.zeros(1, 4, 8, 8, 8)
+    x[0, 2, 3, 4, 4] = 1.0
+    touched = (stem(x)[0] != 0).any(0).nonzero().tolist()
+    assert touched == [[z, y, x] for z in (1, 2) for y in (1, 2) for x in (1, 2)]
+
+
+def test_one_volume_without_gradients_is_normalised_and_scaled_in_one_pass_with_the_same_result(compact):
+    network = copy.deepcopy(compact)
+    torch.nn.init.normal_(network.stem_film.weight, std=0.3)
+    torch.nn.init.normal_(network.stem_film.bias, std=0.3)
+    x, mask = torch.randn(1, 4, 32, 32, 32), torch.tensor([[1.0, 0, 1, 1]])
+    with torch.no_grad():
+        fast = network(x, mask)
+    assert torch.allclose(fast, network(x, mask), atol=1e-4)
 
 
 def test_macs_are_counted_as_computed_by_hand():

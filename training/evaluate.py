@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 import SimpleITK as sitk
+from MSTKDSegmentLib.decision import NO_DECISION, Decision
 from MSTKDSegmentLib.devices import choose_device
 from MSTKDSegmentLib.geometry import array_to_image, labels_to_native
 from MSTKDSegmentLib.inference import predict
@@ -48,7 +49,7 @@ CLEAN_UPS: Mapping[str, CleanUp] = {
 }
 """The rules that validation chooses between, gentlest first; the winner goes into the card."""
 
-TABLE, SUMMARY, PARTS = "per_case.csv", "summary.json", "per_case.rank*.csv"
+TABLE, SUMMARY, DECISION, PARTS = "per_case.csv", "summary.json", "thresholds.json", "per_case.rank*.csv"
 Told = Callable[[str], None]
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Candidate:
     """What is evaluated: `network(x (N, 4, D, H, W), availability (N, 4))` -> logits, on `device` (a torch name).
 
     `sha256` is that of the weights: a bundle's card names it, a checkpoint's is that of its file. `source`: the file.
+    `decision`: from which probabilities on regions are drawn, as a bundle's card has it.
     """
 
     name: str
@@ -65,13 +67,15 @@ class Candidate:
     sha256: str
     device: str
     source: str
+    decision: Decision = NO_DECISION
 
     @classmethod
     def from_bundle(cls, path: Path | None = None, device: str = "auto") -> Candidate:
         """The network of a bundle (None: the shipped one). Raises WeightsError, DeviceError."""
         bundle = read_bundle(path)
         name = str(bundle.card["name"])
-        return cls(name, load_network(bundle), bundle.sha256, choose_device(device).name, bundle.source)
+        decision = Decision.from_dict(bundle.card.get("decision", {}))
+        return cls(name, load_network(bundle), bundle.sha256, choose_device(device).name, bundle.source, decision)
 
     @classmethod
     def from_checkpoint(cls, path: Path, device: str = "auto") -> Candidate:
@@ -157,7 +161,8 @@ def _native_labels(candidate: Candidate, case: PreparedCase, truth: sitk.Image) 
     seconds = time.perf_counter() - start
     for notice in prediction.notices:
         _log.warning("%s: %s", next(iter(case.volumes.values())).source, notice)
-    return labels_to_native(prediction.probabilities, case.grid, truth), seconds
+    thresholds = candidate.decision.thresholds_of(subset_name(case.subset))
+    return labels_to_native(prediction.probabilities, case.grid, truth, thresholds=thresholds), seconds
 
 
 def _labels_path(folder: Path, case: str, subset: tuple[str, ...]) -> Path:
@@ -201,6 +206,7 @@ def evaluate(
     wait = _meeting_point(size)
     names = [case.name for case in cases]
     known = _known_rows(out, candidate, names)
+    _require_same_decision(out, candidate, bool(known), rank)
     wanted = {(subset_name(s), region, rule) for s in subsets for region in REGIONS for rule in rules}
     missing = [case for case in cases[rank::size] if not _is_done(case.name, known, wanted, subsets, labels_out)]
     place = out / (TABLE if size == 1 else PARTS.replace("*", str(rank)))
@@ -218,7 +224,8 @@ def evaluate(
     if rank == 0:
         rows = _gather(out, candidate, names)
         chosen = [row for row in rows if row.case in set(names) and (row.subset, row.region, row.clean_up) in wanted]
-        write_text(path, json.dumps(summarise(chosen, split, paper_legacy), indent=1))
+        summary = {**summarise(chosen, split, paper_legacy), "decision": candidate.decision.to_dict()}
+        write_text(path, json.dumps(summary, indent=1))
     wait()
     return path
 
@@ -234,6 +241,16 @@ def _known_rows(out: Path, candidate: Candidate, names: Sequence[str]) -> list[R
             "give another folder, or move these away"
         )
     return rows
+
+
+def _require_same_decision(out: Path, candidate: Candidate, has_rows: bool, rank: int) -> None:
+    """Scores in `out` must have been made with the thresholds that `candidate` has now; remembers them."""
+    place, mine = out / DECISION, candidate.decision.to_dict()
+    known = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else NO_DECISION.to_dict()
+    if has_rows and known != mine:
+        raise ValueError(f"{out / TABLE}: scores with other thresholds; give another folder, or move these away")
+    if rank == 0 and known != mine:
+        write_text(place, json.dumps(mine, indent=1) + "\n")
 
 
 def _is_done(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from MSTKDSegmentLib.decision import NO_DECISION
 from MSTKDSegmentLib.errors import WeightsError
 from MSTKDSegmentLib.geometry import labels_to_native
 from MSTKDSegmentLib.inference import predict
@@ -21,6 +22,7 @@ from MSTKDSegmentLib.preparation_record import READY
 from MSTKDSegmentLib.regions import CleanUp, remove_small_components, voxel_volume_ml
 from MSTKDSegmentLib.weights import write_bundle
 
+from training.calibration_files import read_decision
 from training.evaluate import with_subset
 from training.networks import network_of, read_checkpoint
 
@@ -55,14 +57,16 @@ def export_bundle(
     evaluation: Path | None = None,
     clean_up: str = "none",
     clean_up_rules: CleanUp | None = None,
+    decision: Path | None = None,
 ) -> dict[str, float]:
     """Write the averaged weights of `checkpoint` as a bundle at `out`; its agreement with the trainer on one patient.
 
     `trial`: that patient's volumes by sequence, as `read_case` takes them; both the trainer's network and the bundle,
-    read back through the product's own pipeline, segment it from several subsets. `evaluation` is the summary.json of
-    these very weights. A bundle that stands at `out` is replaced only when all is well. Returns the Dice between the
-    two segmentations by subset and region. Raises WeightsError when the evaluation belongs to other weights or to
-    patients of the training, when the two segmentations differ, or for a baseline, which the product does not run.
+    read back through the product's own pipeline, segment it from several subsets. `evaluation` is the summary.json and
+    `decision` the decision.json (`calibrate`) of these very weights. A bundle that stands at `out` is replaced only
+    when all is well. Returns the Dice between the two segmentations by subset and region. Raises WeightsError when
+    evaluation or decision belong to other weights, the evaluation to other thresholds or to patients of the training,
+    when the two segmentations differ, or for a baseline, which the product does not run.
     """
     state = read_checkpoint(checkpoint)
     config = state["config"]
@@ -91,8 +95,14 @@ def export_bundle(
     draft = out.with_name(f".{out.name}.draft")
     try:
         digest = write_bundle(draft, state["average"], card)
+        if decision is not None:
+            chosen, about = read_decision(decision, digest)
+            card |= {"decision": chosen.to_dict(), "confidence": about}
+            write_bundle(draft, state["average"], card)
         if summary is not None:
             _require_fitting(summary, digest, cases, str(evaluation))
+            if summary.get("decision", NO_DECISION.to_dict()) != card.get("decision", NO_DECISION.to_dict()):
+                raise WeightsError(f"{evaluation}: made with other thresholds than the card's; evaluate again")
         agreement = _verify(network, draft, read_case(trial, wishes=READY))
         draft.replace(out)
     finally:
@@ -154,7 +164,8 @@ def _verify(network: MSTKDNet, bundle: Path, case: PreparedCase) -> dict[str, fl
         product = segmenter.segment_prepared(seen)
         reference = seen.reference_image
         prediction = predict(network, seen.image, seen.availability)
-        native = labels_to_native(prediction.probabilities, seen.grid, reference)
+        thresholds = segmenter.decision.thresholds_of(subset_name(subset))
+        native = labels_to_native(prediction.probabilities, seen.grid, reference, thresholds=thresholds)
         voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
         trainers = remove_small_components(native, segmenter.clean_up, voxel_ml)
         same = float(np.mean(product.labels == trainers))

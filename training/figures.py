@@ -31,7 +31,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = "osD^vP*"
 
 
-def _figure(width: float, height: float, **options: Any) -> Figure:
+def new_figure(width: float, height: float, **options: Any) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -41,7 +41,7 @@ def _figure(width: float, height: float, **options: Any) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
     return path
@@ -84,7 +84,7 @@ def dice_heat_map(method: Method, path: Path) -> Path:
     """Mean Dice, 15 subsets by three regions, the figure in every cell."""
     subsets = method.subsets
     means = np.array([[method.values(DICE, region, (s,)).mean() for s in subsets] for region in REGIONS])
-    figure = _figure(0.62 * len(subsets) + 2.2, 3.1)
+    figure = new_figure(0.62 * len(subsets) + 2.2, 3.1)
     axes = figure.add_subplot()
     image = axes.imshow(means, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for (row, column), value in np.ndenumerate(means):
@@ -94,12 +94,12 @@ def dice_heat_map(method: Method, path: Path) -> Path:
     axes.set_title(f"{method.name}: mean Dice (%), {sample_size(method)}", fontsize=10)
     figure.colorbar(image, ax=axes, pad=0.01, label="Dice (%)")
     _dot_axis(axes, subsets)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def dice_by_sequences(methods: Sequence[Method], path: Path) -> Path:
     """Dice against how many sequences there are: mean over those subsets and 95 % interval by patient, each region."""
-    figure = _figure(3.3 * len(REGIONS) + 0.6, 3.6)
+    figure = new_figure(3.3 * len(REGIONS) + 0.6, 3.6)
     panels = figure.subplots(1, len(REGIONS), sharey=True)
     counts = sorted({len(s.split("+")) for s in methods[0].subsets})
     for axes, region in zip(panels, REGIONS):
@@ -133,7 +133,7 @@ def dice_by_sequences(methods: Sequence[Method], path: Path) -> Path:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(methods), 4), frameon=False)
     name = f"{methods[0].name}. " if len(methods) == 1 else ""
     figure.suptitle(f"{name}Mean Dice and 95 % interval by patient, {sample_size(methods[0])}", fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _tidy(axes: Axes) -> None:
@@ -146,7 +146,7 @@ def _tidy(axes: Axes) -> None:
 def case_dots(method: Method, path: Path) -> Path:
     """Every case as a dot, by subset and region, with the median as a line: means hide who is missed."""
     subsets = method.subsets
-    figure = _figure(0.55 * len(subsets) + 1.8, 7.2)
+    figure = new_figure(0.55 * len(subsets) + 1.8, 7.2)
     panels = figure.subplots(len(REGIONS), 1, sharex=True)
     jitter = np.random.default_rng(0).uniform(-0.22, 0.22, len(method.cases))
     for number, (axes, region) in enumerate(zip(panels, REGIONS)):
@@ -161,7 +161,7 @@ def case_dots(method: Method, path: Path) -> Path:
         _tidy(axes)
     panels[0].set_title(f"{method.name}: each case, line: median, {sample_size(method)}", fontsize=10)
     _dot_axis(panels[-1], subsets)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def case_panel(cases: Sequence[PanelCase], path: Path) -> Path:
     widths = [(crop[2].stop - crop[2].start) * case.spacing[2] for case, crop in zip(cases, crops)]
     tile = 2.0
     rows = [tile * height / max(widths) for height in heights]
-    figure = _figure(tile * len(titles) + 0.3, sum(rows) + 0.75)
+    figure = new_figure(tile * len(titles) + 0.3, sum(rows) + 0.75)
     tiles = figure.subplots(len(cases), len(titles), squeeze=False, gridspec_kw={"height_ratios": rows})
     for case, crop, line in zip(cases, crops, tiles):
         _panel_row(case, crop, line, subsets)
@@ -213,7 +213,7 @@ def case_panel(cases: Sequence[PanelCase], path: Path) -> Path:
         parts = title.split("+")
         axes.set_title("\n+ ".join(" + ".join(parts[i : i + 2]) for i in range(0, len(parts), 2)), fontsize=9)
     _label_legend(figure)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _brain_slice(case: PanelCase) -> tuple[int, slice, slice]:

@@ -129,9 +129,9 @@ def load_into(network: nn.Module, path: str | Path) -> str:
 def factorised(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """`weights` with whole kernels as the separable blocks and the light stem of `wanted` hold them.
 
-    A 3x3x3 kernel (O, I, 3, 3, 3), seen as a matrix of (O * 3) x (I * 9), becomes the 1x3x3 and 3x1x1 kernels of the best
-    approximation with as many terms as channels, by singular values (Jaderberg et al. 2014, section 3.1, scheme 2). A
-    stem of 3x3x3 cells of 2x2x2 voxels keeps its middle 4x4x4 of 6x6x6 voxels. Other tensors stay as they are.
+    A 3x3x3 kernel (O, I, 3, 3, 3), seen as a matrix of (O * 3) x (I * 9), becomes the 1x3x3 and 3x1x1 kernels of the
+    best approximation with as many terms as channels, by singular values (Jaderberg et al. 2014, section 3.1, scheme
+    2). A stem of 3x3x3 cells of 2x2x2 voxels keeps its middle 4x4x4 of 6x6x6 voxels. Other tensors stay as they are.
     """
     result = dict(weights)
     for name, target in wanted.items():

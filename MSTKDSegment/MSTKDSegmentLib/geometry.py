@@ -7,7 +7,7 @@ order and flips), going there and back copies voxels and interpolates nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable, NamedTuple, Optional
 
@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .overlap import foreground
+from .regions import region_probabilities, regions_to_labels
 from .registration import IDENTITY, as_transform, inverted
 from .volume_checks import voxel_columns
 
@@ -225,23 +226,35 @@ def labels_to_native(
     reference_image: sitk.Image,
     between: Optional[Callable[[], None]] = None,
     matrix: Optional[np.ndarray] = None,
+    thresholds: Optional[Sequence[float]] = None,
 ) -> np.ndarray:
-    """The most probable class of `probabilities` (C, D, H, W) at each voxel of `reference_image`, (D, H, W) uint8.
+    """Labels (D, H, W) uint8 at each voxel of `reference_image` from class probabilities (C, D, H, W) on `grid`.
 
-    Class 0 is background, also outside the grid and where classes tie. Probabilities are interpolated before the
-    choice, which keeps borders smooth; where the lattices coincide the choice is copied. One class at a time is held.
-    `between` is called before each class is interpolated; what it raises ends the work. `matrix` as in `to_native`.
+    With `thresholds` (of WT, TC, ET; C = 4) a voxel belongs to a region from that probability on and if it belongs to
+    the regions around it; without, its class is the most probable one. Background also outside the grid and where
+    classes tie. Probabilities are interpolated before the choice, which keeps borders smooth; where the lattices
+    coincide the choice is copied. One array at a time is held. `between` is called before each is interpolated; what
+    it raises ends the work. `matrix` as in `to_native`.
     """
+    arrays = probabilities if thresholds is None else region_probabilities(probabilities)
+
+    def chosen(those: Iterable[np.ndarray]) -> np.ndarray:
+        return _most_probable(those) if thresholds is None else _from_thresholds(those, thresholds)
+
     if _same_space(matrix) and _common_lattice(reference_image, grid) is not None:
-        return to_native(_most_probable(probabilities), grid, reference_image, is_label=True)
+        return to_native(chosen(arrays), grid, reference_image, is_label=True)
 
     def interpolated() -> Iterator[np.ndarray]:
-        for one in probabilities:
+        for one in arrays:
             if between is not None:
                 between()
             yield to_native(one, grid, reference_image, is_label=False, matrix=matrix)
 
-    return _most_probable(interpolated())
+    return chosen(interpolated())
+
+
+def _from_thresholds(regions: Iterable[np.ndarray], thresholds: Sequence[float]) -> np.ndarray:
+    return regions_to_labels(*(probability >= threshold for probability, threshold in zip(regions, thresholds)))
 
 
 def _most_probable(classes: Iterable[np.ndarray]) -> np.ndarray:

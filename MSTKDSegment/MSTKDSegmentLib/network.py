@@ -330,7 +330,7 @@ class MSTKDNet(nn.Module):
             raise ValueError(f"expected (N, 4, D, H, W) with sides that are multiples of 32, got {tuple(x.shape)}")
         stride = self.config.stem_stride
         y = self.stem(space_to_depth(x, stride) if stride > 1 and not self.config.light_stem else x)
-        y = F.leaky_relu(self._normalised_film(y, self.stem_norm, self.stem_film, availability), 0.01)
+        y = F.leaky_relu(self._normalised_film(y, self.stem_norm, self.stem_film, availability), 0.01, inplace=True)
         skips: list[Tensor] = []
         for level, stage in enumerate(self.encoder):
             y = self._run(stage, y)

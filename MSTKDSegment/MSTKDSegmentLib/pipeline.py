@@ -19,6 +19,7 @@ import SimpleITK as sitk
 
 from . import __version__
 from .brain_search import unasked
+from .decision import Decision
 from .errors import GeometryError, InputError, WeightsError
 from .geometry import CanonicalGrid, canonical_grid, labels_to_native, to_canonical, to_native
 from .input_checks import check_ready, check_volume, together
@@ -107,8 +108,9 @@ class PreparedCase:
 class Segmentation:
     """The result on the reference's grid: `labels` (D, H, W) uint8, 1 NCR, 2 ED, 3 ET; volumes in ml.
 
-    `region_probabilities` (3, D, H, W) float32 of WT, TC, ET, if they were asked for. `notices` are sentences that the
-    user must see; `seconds` by stage.
+    `region_probabilities` (3, D, H, W) float32 of WT, TC, ET, if they were asked for: calibrated on validation patients
+    where the card says how, so that their borders are not those of `labels` at one half. `notices` are sentences that
+    the user must see; `seconds` by stage.
     """
 
     case: PreparedCase
@@ -258,6 +260,10 @@ class Segmenter:
             self.clean_up = CleanUp.from_dict(self.bundle.card.get("clean_up", NO_CLEAN_UP.to_dict()))
         except (ValueError, TypeError, AttributeError) as error:
             raise WeightsError(f"{self.bundle.source}: the card's clean-up is unusable ({error})") from error
+        try:
+            self.decision = Decision.from_dict(self.bundle.card.get("decision", {}))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{self.bundle.source}: the card's decision is unusable ({error})") from error
         self.network: MSTKDNet = load_network(self.bundle)
 
     def segment(
@@ -329,14 +335,16 @@ class Segmenter:
 
         between()
         matrix = case.matrix(case.reference)
-        labels = labels_to_native(classes, case.grid, reference, between, matrix)
+        subset = subset_name(case.subset)
+        thresholds = self.decision.thresholds_of(subset)
+        labels = labels_to_native(classes, case.grid, reference, between, matrix, thresholds)
         between()
         voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
         labels = remove_small_components(labels, self.clean_up, voxel_ml)
         probabilities = None
         if want_probabilities:
             native = []
-            for region in region_probabilities(classes):
+            for region in self.decision.calibrated(region_probabilities(classes), subset):
                 between()
                 native.append(to_native(region, case.grid, reference, is_label=False, matrix=matrix))
             probabilities = np.stack(native)

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--texts", type=Path, required=True, help="YAML: name, description, data, licence, citations")
     parser.add_argument("--evaluation", type=Path, help="summary.json of these weights; its figures go into the card")
     parser.add_argument("--clean-up", default="none", help="post-processing that `evaluate` compared (default: none)")
+    parser.add_argument("--decision", type=Path, help="decision.json that `calibrate` chose for these weights")
     parser.add_argument("--trial", type=Path, default=SAMPLE, help="case folder to prove the bundle on (the sample)")
     parser.add_argument("--out", type=Path, required=True, help="the bundle (.zip)")
 
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         evaluation=arguments.evaluation,
         clean_up=arguments.clean_up,
         clean_up_rules=CLEAN_UPS[arguments.clean_up],
+        decision=arguments.decision,
     )
     for name, value in agreement.items():
         print(f"Dice of bundle and trainer on {arguments.trial.name}, {name}: {value:.4f}")

@@ -1,0 +1,186 @@
+"""Choosing thresholds and curves: against figures computed by hand, by patient, and through the commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("monai", reason="training needs the `train` extra")
+
+import training_run as tiny  # noqa: E402
+from MSTKDSegmentLib.decision import Decision  # noqa: E402
+from MSTKDSegmentLib.errors import WeightsError  # noqa: E402
+from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
+from MSTKDSegmentLib.weights import read_bundle, write_bundle  # noqa: E402
+
+from training.__main__ import main  # noqa: E402
+from training.calibrate import (  # noqa: E402
+    BINS,
+    PROBABILITIES,
+    Histogram,
+    best_threshold,
+    calibrate,
+    curve_at_bins,
+    fitted_curve,
+    histogram,
+    reliability,
+)
+from training.calibration_files import read_decision  # noqa: E402
+from training.discovery import find_case  # noqa: E402
+from training.evaluate import Candidate, evaluate  # noqa: E402
+from training.export import export_bundle  # noqa: E402
+from training.loop import run_training  # noqa: E402
+from training.networks import network_of, read_checkpoint  # noqa: E402
+from training.scores import REGIONS, SUBSET_NAMES  # noqa: E402
+
+
+def of(pairs, reference):
+    """A histogram from (probability, voxels, tumour voxels)."""
+    voxels, tumour = np.zeros(BINS + 1, int), np.zeros(BINS + 1, int)
+    for probability, count, hits in pairs:
+        voxels[round(probability * BINS)] += count
+        tumour[round(probability * BINS)] += hits
+    return Histogram(voxels, tumour, reference)
+
+
+def test_a_histogram_counts_what_it_was_given():
+    p = np.array([[0.0, 0.004], [0.5, 1.0]])
+    found = histogram(p, np.array([[False, True], [True, True]]))
+    assert found.reference == 3
+    assert {int(i): (int(found.voxels[i]), int(found.tumour[i])) for i in np.flatnonzero(found.voxels)} == {
+        0: (1, 0), 1: (1, 1), 100: (1, 1), 200: (1, 1)
+    }  # fmt: skip
+
+
+def test_dice_at_a_threshold_is_that_of_the_mask():
+    one = of([(0.1, 10, 4), (0.3, 10, 6), (0.9, 10, 9)], reference=20)
+    assert one.dice(60) == pytest.approx(2 * 15 / (20 + 20))
+    assert one.dice(20) == pytest.approx(2 * 19 / (30 + 20))
+    assert of([], 0).dice(100) == 1.0
+    assert of([(0.9, 5, 0)], 0).dice(100) == 0.0
+
+
+def test_the_best_threshold_is_where_the_mean_dice_is_highest_and_near_one_half_where_it_does_not_matter():
+    timid = of([(0.0, 10**6, 0), (0.1, 100, 80), (0.3, 100, 90)], reference=170)
+    assert 1 < best_threshold([timid]) <= 20
+    sure = of([(0.0, 10**6, 0), (0.02, 100, 3), (0.98, 100, 97)], reference=100)
+    assert best_threshold([sure]) == BINS // 2
+
+
+def test_the_curve_recovers_how_the_probabilities_were_bent():
+    random = np.random.default_rng(0)
+    voxels = random.integers(1000, 5000, BINS + 1)
+    real = curve_at_bins((0.6, 0.8))
+    bent = Histogram(voxels, np.rint(voxels * real).astype(int), 1)
+    assert fitted_curve([bent]) == pytest.approx((0.6, 0.8), abs=0.03)
+
+
+def test_the_calibration_error_is_the_weighted_mean_difference():
+    # 0.25: 30 voxels, 12 tumour (0.40 real); 0.85: 10 voxels, 8 tumour (0.80 real); 0.005 does not count.
+    group = [of([(0.25, 20, 10), (0.85, 10, 8), (0.005, 999, 999)], 1), of([(0.25, 10, 2)], 1)]
+    found = reliability(group, [PROBABILITIES] * 2)
+    assert found.error == pytest.approx((30 * 0.15 + 10 * 0.05) / 40)
+    assert (found.voxels[2], found.voxels[8]) == (30, 10)
+    assert (found.tumour[2], found.tumour[8]) == pytest.approx((0.4, 0.8))
+
+
+def cohort(*timid):
+    """Cases that differ in how timid the network is: by (case, subset, region)."""
+    return {
+        (f"case{i}", name, region): of(
+            [(0.0, 10**6, 10), (0.1, 400, 300) if shy else (0.1, 50, 2), (0.6, 400, 360)], 670 if shy else 372
+        )
+        for i, shy in enumerate(timid)
+        for name in SUBSET_NAMES
+        for region in REGIONS
+    }
+
+
+def test_a_patient_is_never_scored_with_what_was_chosen_on_it():
+    """The two cases of one timid patient would choose a low threshold for each other."""
+    found = cohort(True, True, False, False)
+    apart = calibrate(found, {f"case{i}": f"p{i}" for i in range(4)})
+    together = calibrate(found, {"case0": "p0", "case1": "p0", "case2": "p2", "case3": "p3"})
+    row, other = apart.figures["T1"]["WT"], together.figures["T1"]["WT"]
+    assert row["dice"] == other["dice"] >= row["dice_at_half"]
+    assert other["dice_left_out"] < row["dice_left_out"]
+    assert apart.decision == together.decision
+    assert set(apart.decision.thresholds) == set(SUBSET_NAMES)
+
+
+def test_two_patients_are_too_few():
+    with pytest.raises(ValueError, match="2 patients are too few"):
+        calibrate(cohort(True, False, False), {"case0": "a", "case1": "a", "case2": "b"})
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """Three prepared cases with their split file, and the checkpoint of a tiny run on them."""
+    folder = tmp_path_factory.mktemp("calibrate")
+    cases = tiny.prepared_cases(folder)
+    names = [*tiny.NAMES, "Case_3"]
+    shutil.copyfile(folder / "cache" / "Case_1.npz", folder / "cache" / "Case_3.npz")
+    (folder / "splits.json").write_text(json.dumps({"train": ["Another"], "val": names}))
+    return folder, run_training(tiny.TINY, cases, folder / "run", tensorboard=False)
+
+
+def test_the_commands_choose_and_the_exported_card_has_it(tiny_run, tmp_path):
+    folder, checkpoint = tiny_run
+    trial = find_case(folder / "data" / "Case_2").sources()
+    about = {"name": "tiny", "description": "d", "data": "one phantom", "licence": "none", "citations": []}
+    options = {"texts": about, "cases": ["Another"], "fingerprint": "0" * 64, "trial": trial}
+    export_bundle(checkpoint, tmp_path / "draft.zip", **options)
+    out = tmp_path / "calibration"
+    asked = ["calibrate", "--bundle", str(tmp_path / "draft.zip"), "--cache", str(folder / "cache"), "--device", "cpu"]
+    asked += ["--splits", str(folder / "splits.json"), "--out", str(out)]
+    assert main(asked) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["decision.json", "histograms.npz", "reliability.png"]
+    first = (out / "decision.json").read_text()
+    (out / "decision.json").unlink()
+    assert main(asked) == 0  # from the histograms that are there
+    assert (out / "decision.json").read_text() == first
+
+    export_bundle(checkpoint, tmp_path / "final.zip", decision=out / "decision.json", **options)
+    final = read_bundle(tmp_path / "final.zip")
+    assert final.card["confidence"]["patients"] == 3
+    assert set(final.card["confidence"]["expected_calibration_error"]) == set(REGIONS)
+    assert Segmenter(final, "cpu").decision == Decision.from_dict(json.loads(first)["decision"])
+    with pytest.raises(WeightsError, match="run `calibrate` again"):
+        read_decision(out / "decision.json", "0" * 64)
+    # Scores from before the thresholds do not become the figures of a card that has them.
+    case = find_case(folder / "data" / "Case_2")
+    before = evaluate(Candidate.from_bundle(tmp_path / "draft.zip", "cpu"), [case], tmp_path / "val", "val")
+    with pytest.raises(WeightsError, match="other thresholds"):
+        export_bundle(checkpoint, tmp_path / "x.zip", decision=out / "decision.json", evaluation=before, **options)
+    with pytest.raises(ValueError, match="scores with other thresholds"):
+        evaluate(Candidate.from_bundle(tmp_path / "final.zip", "cpu"), [case], tmp_path / "val", "val")
+
+
+def test_thresholds_decide_what_the_product_draws_and_probabilities_are_calibrated(tiny_run):
+    folder, checkpoint = tiny_run
+    case = find_case(folder / "data" / "Case_1").sources()
+    segmenter = Segmenter(bundle_of(checkpoint, folder / "plain.zip"), "cpu")
+    plain = segmenter.segment({"T1": case["T1"]}, want_probabilities=True)
+    raw = plain.region_probabilities
+    low = {"WT": 0.05, "TC": 0.9, "ET": 0.9}
+    segmenter.decision = Decision({"T1": low}, {"T1": dict.fromkeys(REGIONS, (1.0, -1.0))})
+    found = segmenter.segment({"T1": case["T1"]}, want_probabilities=True)
+    assert np.array_equal(found.labels > 0, raw[0] >= 0.05)
+    expected = segmenter.decision.calibrated(raw, "T1")
+    assert np.allclose(found.region_probabilities, expected, atol=1e-6)
+    assert found.region_probabilities[0].max() < raw[0].max()
+
+
+def bundle_of(checkpoint, path):
+    state = read_checkpoint(checkpoint)
+    network = network_of(state)
+    card = {
+        "name": "tiny", "preset": "compact", "network": network.config.to_dict(), "licence": "none", "training": {},
+        "metrics": {"subsets": {}},
+    }  # fmt: skip
+    write_bundle(path, state["average"], card)
+    return path

@@ -1,0 +1,209 @@
+"""Thresholds and calibration for a bundle's card, chosen on validation patients from one pass over the 15 subsets.
+
+Everything is read from histograms: for each patient, subset and region, how many voxels have which probability, and how
+many of these are tumour. Dice at any threshold, calibration errors and fits follow from them. What is reported is
+honest about so few patients: each is scored with what was chosen on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+from MSTKDSegmentLib.decision import MARGIN, Decision
+from MSTKDSegmentLib.inference import predict
+from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
+from MSTKDSegmentLib.network import MSTKDNet
+from MSTKDSegmentLib.regions import CAVITY, labels_to_regions, region_probabilities
+from scipy.optimize import minimize
+
+from training.scores import REGIONS
+from training.validation import padded
+
+BINS = 200
+PROBABILITIES = np.arange(BINS + 1) / BINS
+# Voxels of lower probability are nearly all healthy brain and would hide every error in the mean.
+LEAST_COUNTED = 2
+# Thresholds that are tried. Below, a region would be drawn on hardly any evidence.
+TRIED = range(int(0.05 * BINS), int(0.7 * BINS) + 1)
+# Of thresholds whose mean Dice differs by less than this the one nearest to one half is taken.
+WORTH = 0.002
+RELIABILITY_BINS = 10
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Of one patient, subset and region: voxels by probability (201,), those of them in the reference, its size."""
+
+    voxels: np.ndarray
+    tumour: np.ndarray
+    reference: int
+
+    def dice(self, threshold: int) -> float:
+        """Where voxels of `threshold` / 200 and more are drawn; 1 if both are empty."""
+        drawn = int(self.voxels[threshold:].sum())
+        if drawn + self.reference == 0:
+            return 1.0
+        return float(2 * self.tumour[threshold:].sum() / (drawn + self.reference))
+
+
+Histograms = Mapping[tuple[str, str, str], Histogram]
+"""By (case, subset, region)."""
+
+
+def histogram(probabilities: np.ndarray, reference: np.ndarray) -> Histogram:
+    """From probabilities 0..1 and a mask of the same shape."""
+    binned = np.rint(np.clip(probabilities, 0, 1) * BINS).astype(np.uint8)
+    voxels = np.bincount(binned.ravel(), minlength=BINS + 1)
+    tumour = np.bincount(binned[reference], minlength=BINS + 1)
+    return Histogram(voxels, tumour, int(np.count_nonzero(reference)))
+
+
+def histograms_of(
+    network: MSTKDNet, images: np.ndarray, labels: np.ndarray, device: str, subsets: Sequence[tuple[str, ...]] = SUBSETS
+) -> dict[tuple[str, str], Histogram]:
+    """By (subset, region), of one prepared case: images (4, D, H, W), labels (D, H, W)."""
+    truth = labels_to_regions(np.where(labels == CAVITY, 0, labels))
+    whole = padded(images)
+    depth, height, width = labels.shape
+    found = {}
+    for subset in subsets:
+        mask = availability(subset)
+        prediction = predict(network, whole * mask[:, None, None, None], mask, device=device)
+        regions = region_probabilities(prediction.probabilities[:, :depth, :height, :width])
+        for region, probability in zip(REGIONS, regions):
+            found[subset_name(subset), region] = histogram(probability, truth[region])
+    return found
+
+
+# --- thresholds ---
+
+
+def best_threshold(group: Sequence[Histogram]) -> int:
+    """The bin with the highest mean Dice over `group`, near one half where it makes no difference."""
+    means = {threshold: float(np.mean([one.dice(threshold) for one in group])) for threshold in TRIED}
+    top = max(means.values())
+    return min((t for t, mean in means.items() if mean >= top - WORTH), key=lambda t: abs(t - BINS // 2))
+
+
+def _left_out(
+    group: Sequence[Histogram], patients: Sequence[str], chosen: Callable[[Sequence[Histogram]], Any]
+) -> list[Any]:
+    """What `chosen` gives for each member of `group` from those of other patients."""
+    known = {one: chosen([h for h, other in zip(group, patients) if other != one]) for one in set(patients)}
+    return [known[one] for one in patients]
+
+
+# --- calibration ---
+
+
+def fitted_curve(group: Sequence[Histogram]) -> tuple[float, float]:
+    """Slope and offset that make the probabilities of `group` true: logistic regression on their logits.
+
+    Patients count by their voxels of probability 0.01 or more; a weak pull towards leaving them as they are.
+    """
+    p = np.clip(PROBABILITIES, MARGIN, 1 - MARGIN)[LEAST_COUNTED:]
+    x = np.log(p / (1 - p))
+    voxels = sum(one.voxels[LEAST_COUNTED:].astype(float) for one in group)
+    tumour = sum(one.tumour[LEAST_COUNTED:].astype(float) for one in group)
+    total = max(float(np.sum(voxels)), 1.0)
+
+    def loss(curve: np.ndarray) -> float:
+        z = curve[0] * x + curve[1]
+        misfit = (np.logaddexp(0, z) * voxels - z * tumour).sum() / total
+        return float(misfit + 1e-3 * ((curve[0] - 1) ** 2 + curve[1] ** 2))
+
+    slope, offset = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=[(0.05, 5), (-6, 6)]).x
+    return float(slope), float(offset)
+
+
+def curve_at_bins(curve: tuple[float, float]) -> np.ndarray:
+    """(201,) calibrated probability of each bin."""
+    p = np.clip(PROBABILITIES, MARGIN, 1 - MARGIN)
+    return 1 / (1 + np.exp(-(curve[0] * np.log(p / (1 - p)) + curve[1])))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Expected calibration error, and by tenth of probability: voxels, their mean probability, the share of tumour."""
+
+    error: float
+    voxels: tuple[int, ...]
+    probability: tuple[float, ...]
+    tumour: tuple[float, ...]
+
+
+def reliability(group: Sequence[Histogram], claimed: Sequence[np.ndarray]) -> Reliability:
+    """Of all voxels of `group` with a network probability of 0.01 or more; `claimed` (201,) is what each bin says.
+
+    The expected calibration error is the mean difference between claimed and real share of tumour over the tenths,
+    weighted by their voxels (Guo et al. 2017).
+    """
+    sums = np.zeros((3, RELIABILITY_BINS))
+    for one, claims in zip(group, claimed):
+        voxels, tumour, values = (a[LEAST_COUNTED:] for a in (one.voxels, one.tumour, claims))
+        tenth = np.minimum((values * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+        for row, weights in enumerate((voxels, voxels * values, tumour)):
+            sums[row] += np.bincount(tenth, weights, RELIABILITY_BINS)
+    count = sums[0]
+    says, real = (np.divide(part, count, out=np.zeros_like(part), where=count > 0) for part in sums[1:])
+    error = float((np.abs(says - real) * count).sum() / max(count.sum(), 1))
+    return Reliability(error, tuple(int(c) for c in count), tuple(says.tolist()), tuple(real.tolist()))
+
+
+# --- all together ---
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the card gets, and how good it is: figures by subset and region, reliability by region over all subsets."""
+
+    decision: Decision
+    figures: dict[str, dict[str, dict[str, float]]]
+    before: dict[str, Reliability]
+    after: dict[str, Reliability]
+
+
+def calibrate(histograms: Histograms, patient_of: Mapping[str, str]) -> Calibration:
+    """Thresholds and curves for each subset and region; `patient_of` gives the patient of each case.
+
+    `figures` by subset and region: Dice at one half, with the chosen threshold, and with thresholds chosen on the other
+    patients; calibration error before, and after with curves fitted on the others. Raises ValueError for fewer than
+    three patients.
+    """
+    cases = sorted({case for case, _, _ in histograms})
+    patients = [patient_of.get(case, case) for case in cases]
+    names = [name for name in map(subset_name, SUBSETS) if any(key[1] == name for key in histograms)]
+    if len(set(patients)) < 3:
+        raise ValueError(f"{len(set(patients))} patients are too few to choose thresholds on; at least 3")
+    thresholds: dict[str, dict[str, float]] = {}
+    curves: dict[str, dict[str, tuple[float, float]]] = {}
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    pooled: dict[str, tuple[list[Histogram], list[np.ndarray]]] = {region: ([], []) for region in REGIONS}
+    for name in names:
+        thresholds[name], curves[name], figures[name] = {}, {}, {}
+        for region in REGIONS:
+            group = [histograms[case, name, region] for case in cases]
+            chosen, curve = best_threshold(group), fitted_curve(group)
+            others = [curve_at_bins(one) for one in _left_out(group, patients, fitted_curve)]
+            thresholds[name][region], curves[name][region] = chosen / BINS, (round(curve[0], 4), round(curve[1], 4))
+            pooled[region][0].extend(group)
+            pooled[region][1].extend(others)
+            figures[name][region] = {
+                "dice_at_half": _mean(one.dice(BINS // 2) for one in group),
+                "dice": _mean(one.dice(chosen) for one in group),
+                "dice_left_out": _mean(
+                    one.dice(t) for one, t in zip(group, _left_out(group, patients, best_threshold))
+                ),
+                "calibration_error": round(reliability(group, [PROBABILITIES] * len(group)).error, 4),
+                "calibration_error_left_out": round(reliability(group, others).error, 4),
+            }
+    before = {region: reliability(group, [PROBABILITIES] * len(group)) for region, (group, _) in pooled.items()}
+    after = {region: reliability(group, claimed) for region, (group, claimed) in pooled.items()}
+    return Calibration(Decision(thresholds, curves), figures, before, after)
+
+
+def _mean(values: Any) -> float:
+    return round(float(np.mean(list(values))), 4)
