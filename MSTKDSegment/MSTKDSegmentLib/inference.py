@@ -7,7 +7,6 @@ as it ends. The same hooks ask whether to stop, so a cancel waits for one layer 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,8 @@ CancelCheck = Callable[[], bool]
 # Cubic windows tried, largest first, when the whole volume does not fit; neighbours overlap by half.
 WINDOWS = (128, 96, 64)
 OVERLAP = 0.5
+# The least side that the network takes, in voxels.
+COUNTED_SIDE = 32
 
 
 @dataclass
@@ -258,7 +259,6 @@ class _Meter:
             yield
             return
         work = layer_macs(network, shape)
-        self.check()  # torch takes its time for the first pass on the meta device
         total = sum(work.values()) * runs
         handles = []
         for name, module in network.named_modules():
@@ -295,31 +295,41 @@ class _Meter:
         self._report(1.0)
 
 
-def layer_macs(network: MSTKDNet, shape: tuple[int, ...]) -> dict[str, float]:
+def layer_macs(network: MSTKDNet, shape: Sequence[int]) -> dict[str, float]:
     """Name -> multiply-accumulates of each convolution and linear layer for one volume of `shape` (D, H, W).
 
-    Found by one pass without data (meta device), so it costs milliseconds.
+    Counted in one pass through `COUNTED_SIDE` voxels a side, where the network lies, and scaled to `shape`: hundredths
+    of a second. (On torch's meta device, without data, the first pass of a process takes a second for its imports.)
     """
     import torch
 
-    twin = copy.deepcopy(network).to("meta")
     work: dict[str, float] = {}
+    larger = math.prod(shape) / COUNTED_SIDE**3
 
     def remember(name: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             weight: torch.Tensor = module.weight  # type: ignore[assignment]
             if isinstance(module, torch.nn.Linear):
-                work[name] = float(inputs[0].numel() * weight.shape[0])
+                # (N, inputs) is the availability mask, whose size is that of no volume.
+                work[name] = float(inputs[0].numel() * weight.shape[0]) * (larger if inputs[0].ndim > 2 else 1.0)
             elif isinstance(module, torch.nn.ConvTranspose3d):
-                work[name] = float(inputs[0].numel() * weight[0].numel())
+                work[name] = float(inputs[0].numel() * weight[0].numel()) * larger
             else:
-                work[name] = float(output.numel() * weight[0].numel())
+                work[name] = float(output.numel() * weight[0].numel()) * larger
 
         return hook
 
-    for name, module in twin.named_modules():
-        if isinstance(module, (torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.Linear)):
-            module.register_forward_hook(remember(name))
-    with torch.no_grad():
-        twin(torch.zeros(1, 4, *shape, device="meta"), torch.zeros(1, 4, device="meta"))
+    counted = (torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.Linear)
+    handles = [
+        module.register_forward_hook(remember(name))
+        for name, module in network.named_modules()
+        if isinstance(module, counted)
+    ]
+    place = next(network.parameters()).device
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 4, *(COUNTED_SIDE,) * 3, device=place), torch.zeros(1, 4, device=place))
+    finally:
+        for handle in handles:
+            handle.remove()
     return work

@@ -274,8 +274,8 @@ class Segmenter:
 
         The result lies on the grid of `reference` (default: the finest sequence, T1Gd preferred). `progress` is called
         with a fraction that never falls. A true `cancel()` ends the run with Cancelled at the next look at it. On two
-        cores and a raw patient of four sequences looks are 0.5 s apart at most, but for the first run of a process,
-        in which torch counts the network's work for 1 to 2 s; what a busy computer makes slow is not interrupted.
+        cores and a raw patient of four sequences looks are 0.5 s apart at most; what a busy computer makes slow is not
+        interrupted.
         """
         start = time.perf_counter()
         case = read_case(sources, reference, progress, cancel, wishes, lambda: self.device.name)
