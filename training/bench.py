@@ -17,10 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
-import numpy as np
-import SimpleITK as sitk
 import torch
-from MSTKDSegmentLib.bench import CASE_SHAPE, write_phantom
+from MSTKDSegmentLib.bench.phantom import CASE_SHAPE, write_phantom, write_phantom_labels
 from MSTKDSegmentLib.modalities import MODALITIES
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -193,12 +191,7 @@ def _one_thread() -> Iterator[None]:
 def phantom_cache(folder: Path, shape: tuple[int, int, int] = CASE_SHAPE) -> list[str]:
     """Prepare a noisy ellipsoid (D, H, W) of 1 mm voxels with a lesion into `<folder>/cache`; gives its name."""
     files = write_phantom(folder, shape, 1.0)
-    axes = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in shape), indexing="ij", sparse=True)
-    # Where `write_phantom` has its bright sphere.
-    distance = np.sqrt(axes[0] ** 2 + (axes[1] - 0.2) ** 2 + (axes[2] - 0.2) ** 2)
-    labels = np.select([distance < 0.1, distance < 0.15, distance < 0.2], [1, 3, 2], 0).astype(np.uint8)
-    segmentation = folder / "phantom_seg.nii.gz"
-    sitk.WriteImage(sitk.GetImageFromArray(labels), str(segmentation))
+    segmentation = write_phantom_labels(folder, shape, 1.0)
     images = {name: files[name] for name in MODALITIES}
     case = LabelledCase("phantom", "phantom", images, segmentation, "folder", convention="brats2023")
     prepare_case(case, folder / "cache")
