@@ -7,13 +7,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..modalities import SUBSETS
 from ..terminal import Progress
-from ..weights import Bundle
+from ..weights import Bundle, load_network
 from .child import run_mstkd
 from .forward import forward_step
 from .phantom import CASE_SHAPE, CASE_SPACING_MM, write_phantom_labels
@@ -69,7 +68,6 @@ def by_size(
     import torch
 
     from ..inference import repeatable
-    from ..weights import load_network
 
     network = load_network(bundle)
     steps = {str(number): forward_step(network, shape, device) for number, shape in enumerate(shapes)}
@@ -193,7 +191,7 @@ def _by_processes(
         for number, processes in enumerate(PROCESSES):
             progress((index + number / len(PROCESSES)) / runs, f"{processes} processes")
             start = time.perf_counter()
-            partial(evaluate, processes)()
+            evaluate(processes)
             seconds[processes].append(time.perf_counter() - start)
     return process_rows({processes: statistics.median(taken) for processes, taken in seconds.items()}, count)
 

@@ -31,7 +31,7 @@ def write_phantom(
     paths = {}
     for name in MODALITIES:
         voxels = 300 + 600 * contrasts[name] + NOISE * random.standard_normal(shape, dtype=np.float32)
-        voxels[lesion] += 300
+        voxels[lesion] += -100 if name == "T1" else 300
         voxels = np.where(inside, voxels.clip(1), 0).astype(np.int16)
         paths[name] = folder / f"phantom_{name.lower()}.nii.gz"
         sitk.WriteImage(_on_grid(voxels, spacing_mm), str(paths[name]))
@@ -64,9 +64,16 @@ def _brain(shape: tuple[int, int, int], spacing_mm: float, scale: float) -> np.n
     """The template's grey levels from 0 to 1, (D, H, W) float32, 0 outside the brain, which lies in the middle."""
     brain = template()
     grey = sitk.GetArrayViewFromImage(brain)
-    extent = [np.ptp(np.flatnonzero((grey > 0).any(axis=tuple({0, 1, 2} - {axis})))) + 1 for axis in range(3)]
-    room = [FILLED * side * spacing_mm / (count * brain.GetSpacing()[0]) for side, count in zip(shape, extent)]
+    # The centre of gravity lies at 0, which is not the middle of the box around the brain.
+    reach = np.abs([brain.TransformIndexToPhysicalPoint(index[::-1]) for index in _box_corners(grey > 0)]).max(axis=0)
+    room = [FILLED * side * spacing_mm / (2 * most) for side, most in zip(shape, reach[::-1])]
     shrink = sitk.ScaleTransform(3, [1 / min(scale, *room)] * 3)
     grid = _on_grid(np.zeros(shape, np.uint8), spacing_mm)
     there = sitk.Resample(brain, grid, shrink, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     return np.asarray(sitk.GetArrayFromImage(there) / float(grey.max()))
+
+
+def _box_corners(mask: np.ndarray) -> list[tuple[int, ...]]:
+    """The lowest and the highest corner (z, y, x) of the box around `mask`."""
+    used = np.argwhere(mask)
+    return [tuple(int(value) for value in corner) for corner in (used.min(axis=0), used.max(axis=0))]
