@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from ..output_set import staged_outputs
 from ..terminal import Progress, print_line, print_table
 from ..weights import read_bundle
 from .forward import measure_forward
+from .growth import measure_growth
 from .hardware import header, written_command
 from .shares import measure_shares
 from .tables import Table, as_markdown, bench_tables
@@ -53,9 +55,9 @@ def run_bench(request: BenchRequest, progress: Optional[Progress] = None) -> dic
 
     Raises WeightsError, DeviceError, and MSTKDError when a measured command fails.
     """
+    # torch's profiler would write lines of its own among the progress; read when torch is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     bundle = read_bundle(request.weights)
-    from .growth import measure_growth
-
     whole = progress or (lambda _share, _text: None)
     runs = 1 if request.quick else request.runs
     report = _part(whole, 0.0, 1.0 - GROWTH) if request.growth else whole
