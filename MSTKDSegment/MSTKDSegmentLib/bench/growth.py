@@ -30,7 +30,7 @@ from .whole_path import (
 # (D, H, W): once, twice and four times the voxels.
 SHAPES = ((96, 96, 128), (96, 192, 128), (192, 192, 128))
 QUICK_SHAPES = ((32, 32, 32), (32, 32, 64), (32, 64, 64))
-# Of the brain against an adult's; on the common grid about once, twice and four times the voxels.
+# Of the brain; on the common grid about once, twice and four times the voxels.
 BRAIN_SCALES = (0.6, 0.8, 1.0)
 BATCHES, SUBSET_COUNTS, PROCESSES, EVALUATED_CASES = (1, 2, 4, 8), (1, 5, 15), (1, 2), 4
 QUICK_BATCHES, QUICK_SUBSET_COUNTS, QUICK_EVALUATED_CASES = (1, 2), (1, 2), 2

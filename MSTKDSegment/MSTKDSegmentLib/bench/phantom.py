@@ -13,7 +13,7 @@ from ..template import template
 CASE_SHAPE, CASE_SPACING_MM = (155, 240, 240), 1.0  # a BraTS volume, (D, H, W)
 NOISE = 40.0
 # The brain fills at most so much of each side.
-FILLED = 0.9
+FILLED = 0.95
 
 
 def write_phantom(
@@ -21,7 +21,7 @@ def write_phantom(
 ) -> dict[str, Path]:
     """Four sequences, `phantom_<sequence>.nii.gz`, int16, `shape` (D, H, W) voxels of `spacing_mm`; by sequence.
 
-    brain_scale: the brain's size against an adult's (smaller where it would not fit).
+    brain_scale: the brain's size against an adult's, or against the largest that fits.
     """
     random = np.random.default_rng(0)
     grey = _brain(shape, spacing_mm, brain_scale)
@@ -67,7 +67,7 @@ def _brain(shape: tuple[int, int, int], spacing_mm: float, scale: float) -> np.n
     # The centre of gravity lies at 0, which is not the middle of the box around the brain.
     reach = np.abs([brain.TransformIndexToPhysicalPoint(index[::-1]) for index in _box_corners(grey > 0)]).max(axis=0)
     room = [FILLED * side * spacing_mm / (2 * most) for side, most in zip(shape, reach[::-1])]
-    shrink = sitk.ScaleTransform(3, [1 / min(scale, *room)] * 3)
+    shrink = sitk.ScaleTransform(3, [1 / (scale * min(1.0, *room))] * 3)
     grid = _on_grid(np.zeros(shape, np.uint8), spacing_mm)
     there = sitk.Resample(brain, grid, shrink, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     return np.asarray(sitk.GetArrayFromImage(there) / float(grey.max()))
