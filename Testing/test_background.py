@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from MSTKDSegmentLib.background import Background
+import pytest
+from MSTKDSegmentLib.background import Ahead, Background
 
 
 def test_the_outcome_is_there_when_it_has_ended_and_not_before():
@@ -39,3 +40,20 @@ def test_nobody_has_to_wait_for_it():
     Background(lambda: go.wait(10))
     assert [thread for thread in threading.enumerate() if not thread.daemon] == threads  # quitting is not held up
     go.set()
+
+
+def test_what_is_begun_ahead_is_done_once_and_waited_for():
+    go, calls = threading.Event(), []
+    ahead = Ahead(lambda: (calls.append(go.wait(10)), 42)[1])
+    go.set()
+    assert (ahead(), ahead(), calls) == (42, 42, [True])
+
+
+def test_an_error_of_what_is_begun_ahead_comes_when_it_is_asked_for():
+    def fail():
+        raise KeyError("lost")
+
+    ahead = Ahead(fail)
+    for _again in range(2):
+        with pytest.raises(KeyError, match="lost"):
+            ahead()

@@ -73,6 +73,9 @@ def test_json_tells_inputs_reasons_device_and_expected_dice(segment, tmp_path, c
     for lengths in printed["diameters_mm"].values():
         assert lengths["longest"] >= lengths["axial_longest"] >= lengths["axial_perpendicular"] > 0
     assert {"read and prepare", "load the network", "network", "write", "total"} <= set(printed["seconds"])
+    assert {"read", "recognise", "check", "normalise", "common grid", "network", "write"} <= set(printed["stages"])
+    assert set(printed["loading"]) == {"read the weights", "import torch", "choose the device", "make the network"}
+    assert printed["started"] < printed["ended"] and printed["network_shape"] == [64, 64, 64]
     assert "sha256" in printed["provenance"]["bundle"]
 
 

@@ -79,11 +79,17 @@ def test_probabilities_are_those_of_the_network(network, image):
 
 def test_a_checkerboard_is_averaged_out_and_flat_regions_stay():
     board = np.indices((8, 8, 8)).sum(0) % 2
-    smooth = inference._without_checkerboard(np.stack([board, 1 - board]).astype(np.float32))
+    smooth = inference._without_checkerboard(torch.from_numpy(np.stack([board, 1 - board]).astype(np.float32))).numpy()
     assert np.ptp(smooth[0][1:-1, 1:-1, 1:-1]) < 0.04
     np.testing.assert_allclose(smooth.sum(0), 1, atol=1e-6)
     flat = np.full((2, 5, 5, 5), 0.5, np.float32)
-    np.testing.assert_allclose(inference._without_checkerboard(flat), flat, atol=1e-6)
+    np.testing.assert_allclose(inference._without_checkerboard(torch.from_numpy(flat.copy())), flat, atol=1e-6)
+
+
+def test_the_mean_along_the_axes_is_that_of_pooling():
+    random = torch.rand(4, 6, 3, 9, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.avg_pool3d(random, 3, 1, 1, count_include_pad=False)
+    torch.testing.assert_close(inference._without_checkerboard(random.clone()), expected)
 
 
 def test_nothing_is_found_outside_the_brain(network, image):

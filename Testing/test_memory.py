@@ -1,7 +1,7 @@
 """Memory: errors that mean it ran out, and what the machine and its control groups leave."""
 
 import pytest
-from MSTKDSegmentLib.memory import available_memory, is_out_of_memory
+from MSTKDSegmentLib.memory import available_memory, is_out_of_memory, memory_mib, peak_memory_mib, total_memory_mib
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,12 @@ MACHINE = {"proc/meminfo": "MemTotal:  9000 kB\nMemAvailable:   5000 kB\nHugePag
 
 def test_not_linux(tmp_path):
     assert available_memory(tmp_path) is None
+
+
+def test_what_this_process_takes(tmp_path):
+    assert total_memory_mib(tmp_path) is None
+    write(tmp_path, {**MACHINE, "proc/self/status": "VmHWM:\t 4096 kB\nVmRSS:\t 1024 kB\n"})
+    assert (peak_memory_mib(tmp_path), memory_mib(tmp_path), total_memory_mib(tmp_path)) == (4.0, 1.0, 8.8)
 
 
 def test_the_machine_alone(tmp_path):

@@ -7,7 +7,7 @@ import gzip
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from MSTKDSegmentLib.errors import GeometryError
+from MSTKDSegmentLib.errors import GeometryError, InputError
 from MSTKDSegmentLib.volumes import read_volume
 from volume_files import assert_refused, patched, random_image, random_voxels, write_image
 
@@ -86,3 +86,18 @@ def test_header_promising_more_than_any_file_holds(tmp_path):
     packed = tmp_path / "w.nii.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert_refused(packed, "cut short")
+
+
+def test_gzip_is_read_as_by_python_whatever_its_members(tmp_path, monkeypatch):
+    voxels = np.random.default_rng(0).integers(0, 99, (9, 10, 11), dtype=np.int16)
+    path = write_image(sitk.GetImageFromArray(voxels), tmp_path / "v.nii")
+    whole = path.read_bytes()
+    packed = tmp_path / "w.nii.gz"
+    members = gzip.compress(whole[:300]) + gzip.compress(b"") + b"\0" * 7 + gzip.compress(whole[300:]) + b"\0\0"
+    monkeypatch.setattr("MSTKDSegmentLib.nifti._Inflater.CHUNK", 5)  # pieces end anywhere
+    packed.write_bytes(members)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(packed).image), voxels)
+    for damaged in (members[:-20], members[:310], members[:-5] + b"x\0\0", members + b"no gzip"):
+        packed.write_bytes(damaged)
+        with pytest.raises(InputError, match="damaged or cut short"):
+            read_volume(packed)

@@ -24,11 +24,9 @@ TIMES = {
     "step": {"compact": [0.5, 9.0, 0.4], "paper": [5.0, 4.0, 6.0]},
     "teacher": {"compact": [0.1, 0.2, 0.1], "paper": [2.0, 1.0, 1.0]},
     "crop": {"worker": [0.2, 0.1, 0.3]},
+    "product": {"device": [0.1, 0.2, 0.1]},
 }
 PLACE = {
-    "hardware": "a processor",
-    "versions": {"torch": "2"},
-    "commit": "c" * 40,
     "crop": [64, 64, 64],
     "batch": 2,
     "precision": "bf16",
@@ -47,6 +45,16 @@ def test_ratios_are_those_of_the_medians():
     assert compact["loading_over_step"] == pytest.approx(0.8)
     assert paper["loading_over_step"] == pytest.approx(0.08)
     assert result["rounds"]["step"]["paper"] == [5.0, 4.0, 6.0]
+    assert compact["steps_per_second"] == 2 and compact["gpu_memory_mib"] is None
+
+
+def test_the_share_of_the_peak_counts_every_crop_of_the_batch():
+    # 1000^3 multiply-accumulates in 0.1 s are the peak; two crops of 2e9 in 0.5 s are 8e9 a second.
+    result = summary(TIMES, 2, {"compact": 2e9, "paper": 10e9}, 1000, {"compact": 300.0, "paper": None})
+    assert result["peak_gmac_per_s"] == pytest.approx(10)
+    assert result["presets"]["compact"]["gmac_per_s"] == pytest.approx(8)
+    assert result["presets"]["compact"]["share_of_peak"] == pytest.approx(0.8)
+    assert result["presets"]["compact"]["gpu_memory_mib"] == 300.0
 
 
 def test_without_the_papers_network_there_is_no_ratio_to_it():
@@ -59,10 +67,14 @@ def test_without_the_papers_network_there_is_no_ratio_to_it():
 
 
 def test_what_is_shown_has_the_medians():
-    lines, rows = shown({**PLACE, **summary(TIMES, batch=2)})
-    assert rows == [["compact", "0.500", "20 %", "0.80", "10.00"], ["paper", "5.000", "20 %", "0.08", "1.00"]]
-    assert "medians of 3 rounds" in lines[1]
-    assert "0.200 s" in lines[2]
+    macs = {"compact": 2e9, "paper": 10e9}
+    table = shown({**PLACE, **summary(TIMES, 2, macs, 1000)})
+    assert table.rows == [
+        ["compact", "0.500", "2.00", "20 %", "0.80", "10.00", "80 %", "-"],
+        ["paper", "5.000", "0.20", "20 %", "0.08", "1.00", "40 %", "-"],
+    ]
+    assert "medians of 3 rounds" in table.title
+    assert "0.200 s" in table.lines[0]
 
 
 def test_the_synthetic_case_is_a_labelled_patient(tmp_path):
@@ -78,22 +90,30 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys):
     (tmp_path / "splits.json").write_text(json.dumps({"train": [name]}))
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    out = tmp_path / "bench.json"
+    out = tmp_path / "out"
     texts = ["--presets", "compact", "--crop", "32", "--steps", "1", "--device", "cpu", "--json", "--out", str(out)]
     threads = torch.get_num_threads()
     command.run(
         parser.parse_args([*texts, "--cache", str(tmp_path / "cache"), "--splits", str(tmp_path / "splits.json")])
     )
     assert torch.get_num_threads() == threads
-    measured = json.loads(out.read_text(encoding="utf-8"))
+    assert sorted(path.name for path in out.iterdir()) == ["training-step-32-bf16.json", "training-step-32-bf16.md"]
+    text = (out / "training-step-32-bf16.json").read_text(encoding="utf-8")
+    page = (out / "training-step-32-bf16.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text + page
+    measured = json.loads(text)
+    assert measured["command"].startswith("python -m training bench --presets compact --crop 32")
+    assert "--cache cache --splits splits.json" in measured["command"]
+    assert measured["hardware"]["cores"] and measured["date"] and "| compact |" in page
+    assert measured["presets"]["compact"]["share_of_peak"] > 0
     assert json.loads(capsys.readouterr().out) == measured
     assert measured["step_speedup_vs_paper"] is None
     assert (measured["crop"], measured["batch"], measured["data"]) == ([32, 32, 32], 1, "prepared cases")
     assert set(measured["presets"]) == {"compact"}
-    assert [len(values) for of in measured["rounds"].values() for values in of.values()] == [1, 1, 1]
+    assert [len(values) for of in measured["rounds"].values() for values in of.values()] == [1, 1, 1, 1]
     assert all(values[0] > 0 for of in measured["rounds"].values() for values in of.values())
     assert measured["versions"]["torch"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "cache", "data", "splits.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "data", "out", "splits.json"]
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path):

@@ -1,11 +1,12 @@
-"""Work in a thread, for a front end with an event loop: start it, poll it from a timer, take or drop its outcome."""
+"""Work in a thread: polled from the timer of a front end with an event loop, or begun before its result is needed."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Generic, Optional, TypeVar
 
 WAIT_S = 0.02
+Result = TypeVar("Result")
 
 
 class Background:
@@ -32,3 +33,29 @@ class Background:
         """Let it work for `wait` seconds; True while it has not ended, then `outcome` or `error` is there."""
         self._thread.join(wait)
         return self._thread.is_alive()
+
+
+class Ahead(Generic[Result]):
+    """Begins `work()` at once; a call waits for its end and gives the result, or raises its error, as often as asked.
+
+    A program that ends earlier waits for the work.
+    """
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._work = work
+        self._results: list[Result] = []
+        self._error: Optional[BaseException] = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._work())
+        except BaseException as error:
+            self._error = error
+
+    def __call__(self) -> Result:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._results[0]

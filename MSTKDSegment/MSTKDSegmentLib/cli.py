@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
 from . import __version__
 from .errors import Cancelled, MSTKDError, RoleError
-from .terminal import error_json, print_error, progress_bar, warn
+from .terminal import error_json, print_error, print_line, progress_bar, warn
 
 if TYPE_CHECKING:
     from .preparation_record import Wishes
@@ -172,8 +172,17 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     _add_sequences(inputs)
     parser.add_argument("--runs", type=_positive, default=5, metavar="N", help="repetitions; medians are reported")
     parser.add_argument(
+        "--growth", action="store_true",
+        help="also how cost grows with the volume, the cases of a batch, the subsets and the processes (three "
+        "repetitions at most; about ten minutes more on two cores)",
+    )  # fmt: skip
+    parser.add_argument(
         "--quick", action="store_true", help="one run at small sizes: tries the command, proves nothing"
     )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write NAME.json, NAME.md and, with --growth, NAME-growth.png there"
+    )
+    parser.add_argument("--name", default="bench", help="what they are called (default: bench)")
     _add_running(parser)
     parser.set_defaults(run=_bench, parser=parser)
 
@@ -416,16 +425,23 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from .bench import print_bench, run_bench
+    from .bench.command import BenchRequest, checked_folder, print_bench, run_bench, write_bench
 
+    if Path(arguments.name).name != arguments.name:
+        arguments.parser.error("--name is a name; the folder goes with --out")
+    out = None if arguments.out is None else checked_folder(arguments.out)
+    request = BenchRequest(
+        _named(arguments), arguments.weights, arguments.device, arguments.runs, arguments.quick, arguments.growth
+    )
     with progress_bar(not arguments.json) as progress:
-        measured = run_bench(
-            _named(arguments), arguments.weights, arguments.device, arguments.runs, arguments.quick, progress
-        )
+        measured = run_bench(request, progress)
+    written = [] if out is None else write_bench(measured, out, arguments.name)
     if arguments.json:
         _print_json(measured)
     else:
         print_bench(measured)
+        for path in written:
+            print_line(f"written: {path}")
     return 0
 
 

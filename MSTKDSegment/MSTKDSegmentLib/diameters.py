@@ -63,7 +63,12 @@ def lesion_diameters(mask: np.ndarray, columns: np.ndarray) -> Diameters:
     slices = np.moveaxis(piece, 2 - across, 0)
     in_plane = _plane_coordinates(np.delete(columns, across, axis=1))
     axial, perpendicular = 0.0, 0.0
-    for outline in _pieces(slices):
+    outlines = [(outline, _reach(outline, in_plane)) for outline in _pieces(slices)]
+    largest, _reached = max(outlines, key=lambda one: one[1])
+    known, _ = _longest(_surface_points(largest) @ in_plane.T)
+    for outline, reach in outlines:
+        if reach < known - 1e-6:  # cannot be the longest
+            continue
         points = _surface_points(outline) @ in_plane.T
         length, direction = _longest(points)
         if length > axial:
@@ -72,10 +77,18 @@ def lesion_diameters(mask: np.ndarray, columns: np.ndarray) -> Diameters:
 
 
 def _pieces(slices: np.ndarray) -> Iterable[np.ndarray]:
+    """Each 8-connected piece of each slice, cut to the box around it."""
     for one in slices:
-        numbered, count = ndimage.label(one, structure=np.ones((3, 3)))
-        for number in range(1, count + 1):
-            yield numbered == number
+        numbered, _count = ndimage.label(one, structure=np.ones((3, 3)))
+        for number, box in enumerate(ndimage.find_objects(numbered), start=1):
+            yield numbered[box] == number
+
+
+def _reach(outline: np.ndarray, in_plane: np.ndarray) -> float:
+    """mm of the longer diagonal of a piece's box, which no diameter of the piece exceeds; `in_plane` (2, 2)."""
+    height, width = outline.shape
+    first, second = in_plane @ (width, height), in_plane @ (width, -height)
+    return float(max(np.linalg.norm(first), np.linalg.norm(second)))
 
 
 def _surface_points(mask: np.ndarray) -> np.ndarray:

@@ -28,14 +28,33 @@ _SIGNS = re.compile(
 )
 
 
-def peak_memory_mib(children: bool = False) -> Optional[float]:
-    """The largest resident size of this process, or of the largest of its ended children; None on Windows."""
+def peak_memory_mib(root: Path = Path("/")) -> Optional[float]:
+    """The largest resident size of this process in MiB; None on Windows. `root` holds `proc`."""
+    return _resident_mib("VmHWM", root)
+
+
+def memory_mib(root: Path = Path("/")) -> Optional[float]:
+    """The resident size of this process in MiB now (elsewhere than on Linux its peak); None on Windows."""
+    return _resident_mib("VmRSS", root)
+
+
+def _resident_mib(field: str, root: Path) -> Optional[float]:
+    kib = _table(root / "proc" / "self" / "status").get(field)
+    if kib is not None:
+        return round(kib / 2**10, 1)
+    # What Linux says here is never below what the parent used before it started this process.
     try:
         import resource
     except ImportError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes on macOS, KiB elsewhere
+
+
+def total_memory_mib(root: Path = Path("/")) -> Optional[float]:
+    """Main memory of this computer in MiB on Linux; None where unknown."""
+    kib = _table(root / "proc" / "meminfo").get("MemTotal")
+    return None if kib is None else round(kib / 2**10, 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from .regions import REGIONS, bounding_box, labels_to_regions, require_labels, voxel_volume_ml
 
@@ -91,6 +90,8 @@ def nearest_mm(voxels: np.ndarray, target: np.ndarray, spacing: Sequence[float])
     are asked for and not with how far apart they lie, as a distance transform's does.
     """
     lengths = np.array(_require_spacing(spacing))
+    from scipy.spatial import cKDTree  # Dice alone does not need it, and its import takes its time
+
     tree = cKDTree(np.argwhere(target) * lengths)
     return np.asarray(tree.query(np.argwhere(voxels) * lengths, workers=-1)[0])
 

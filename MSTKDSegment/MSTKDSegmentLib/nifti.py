@@ -6,12 +6,12 @@ or drops the shear of an sform.
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
@@ -52,18 +52,19 @@ def read_nifti(path: Path) -> sitk.Image:
     # Deflate cannot shrink below 1/1032, so a header that promises more is refuted before memory is set aside for it.
     ceiling = path.stat().st_size * (1032 if compressed else 1)
     try:
-        with gzip.open(path) if compressed else path.open("rb") as stream:
-            header, dtype = _nifti_header(stream.read(540), path)
+        with path.open("rb") as file:
+            stream = _Inflater(file) if compressed else file
+            head = stream.read(540)
+            header, dtype = _nifti_header(head, path)
             shape = _nifti_shape(header["dim"], path)
             needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
             start = max(int(header["vox_offset"][0]), 348)
-            data = b""
+            data = memoryview(b"")
             if start + needed <= ceiling:
-                stream.seek(start)
-                data = stream.read(needed)
-                while stream.read(1 << 20):  # reach the end, where gzip compares its checksum
+                data = memoryview(head + stream.read(max(start + needed - len(head), 0)))[start : start + needed]
+                while stream.read(1 << 20):  # reach the end, where gzip's checksum is compared
                     pass
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: the file is damaged or cut short ({error}). {EXPORT_AGAIN}") from error
     if len(data) < needed:
         raise InputError(f"{path}: cut short: its header promises {needed} bytes of voxels. {EXPORT_AGAIN}")
@@ -77,6 +78,45 @@ def read_nifti(path: Path) -> sitk.Image:
     for name, code in zip(NIFTI_CODES, header["codes"]):
         image.SetMetaData(name, str(int(code)))
     return image
+
+
+class _Inflater:
+    """Decompresses a gzip file of one member or several, as `read` of a file.
+
+    Python's own takes 8 KiB at a time and asks for the interpreter each time, which another thread may hold. Raises
+    EOFError where the file ends too early, zlib.error where it is damaged.
+    """
+
+    CHUNK = 1 << 20
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._input = file, b""
+        self._member = zlib.decompressobj(wbits=31)
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes; fewer at the end."""
+        pieces = []
+        while count:
+            at_end = not self._input and not self._refill()
+            if self._member.eof:
+                self._input = self._input.lstrip(b"\0")  # may follow a member
+                if self._input:
+                    self._member = zlib.decompressobj(wbits=31)
+                elif at_end:
+                    break
+                else:
+                    continue
+            piece = self._member.decompress(self._input, count)
+            if at_end and not piece and not self._member.eof:
+                raise EOFError("compressed data end too early")
+            self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
+
+    def _refill(self) -> bool:
+        self._input = self._file.read(self.CHUNK)
+        return bool(self._input)
 
 
 def _nifti_header(head: bytes, path: Path) -> tuple[dict[str, tuple[float, ...]], np.dtype]:

@@ -26,7 +26,7 @@ from .input_checks import check_ready, check_volume, together
 from .look_roles import doubtful_looks
 from .modalities import MODALITIES, availability, subset_name
 from .overlap import Foreground, check_overlap, default_reference, find_foreground, same_volume_twice
-from .preparation import prepare
+from .preparation import Laps, prepare
 from .preparation_record import PreparationRecord, Wishes
 from .preprocess import fill_holes, normalise
 from .recognition import Recognition, ready_record, recognise, skull_still_there
@@ -57,7 +57,7 @@ class PreparedCase:
 
     `matrices` (3, 4) take points of the grid's space to each sequence's (LPS mm): none for volumes that were left
     alone, which share its space. `brain` (D, H, W) bool on the grid. `prepared_share`: of a run's progress, what is
-    done.
+    done. `seconds`: by stage of reading and preparing.
     """
 
     volumes: Mapping[str, Volume]
@@ -70,6 +70,7 @@ class PreparedCase:
     record: PreparationRecord
     matrices: Mapping[str, np.ndarray] = field(default_factory=dict)
     prepared_share: float = READ_SHARE + CHECK_SHARE + PREPARE_SHARE
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def subset(self) -> tuple[str, ...]:
@@ -150,10 +151,12 @@ def read_case(
         raise InputError(f"the reference {reference} is not among the sequences given ({', '.join(sources)})")
     order = [m for m in MODALITIES if m in sources]
     step = _Steps(progress, cancel)
+    clock = Laps()
     volumes: dict[str, Volume] = {}
     for index, name in enumerate(order):
         step(READ_SHARE * index / len(order), f"reading {name}")
         volumes[name] = _volume(sources[name])
+    clock.lap("read")
     notices = together(volumes, {name: check_volume(volume, name) for name, volume in volumes.items()})
     same_volume_twice(volumes)
     found: dict[str, Foreground] = {}
@@ -162,9 +165,10 @@ def read_case(
         found[name] = find_foreground(volumes[name].image)
     chosen = reference or default_reference({name: v.image for name, v in volumes.items()})
     recognition = recognise(volumes, found, chosen, wishes, cancel)
+    clock.lap("recognise")
     if recognition.challenge_ready and not wishes.bias_correction and wishes.brain_mask is None:
         notices += unasked(wishes, recognition.stripped, chosen)
-        return _ready_case(volumes, found, chosen, recognition, step, notices)
+        return _ready_case(volumes, found, chosen, recognition, step, clock, notices)
     before = READ_SHARE + CHECK_SHARE
     prepared = prepare(
         volumes, found, recognition, chosen, wishes,
@@ -173,9 +177,10 @@ def read_case(
     image = np.zeros((len(MODALITIES), *prepared.grid.shape), np.float32)
     for name in order:
         image[MODALITIES.index(name)] = prepared.images[name]
+    clock.lap("prepare")
     return PreparedCase(
         volumes, chosen, prepared.grid, image, availability(order), (*notices, *prepared.notices), prepared.brain,
-        prepared.record, prepared.matrices, before + CLINICAL_PREPARE_SHARE,
+        prepared.record, prepared.matrices, before + CLINICAL_PREPARE_SHARE, clock.seconds,
     )  # fmt: skip
 
 
@@ -185,6 +190,7 @@ def _ready_case(
     chosen: str,
     recognition: Recognition,
     step: _Steps,
+    clock: Laps,
     notices: list[str],
 ) -> PreparedCase:
     """Challenge-ready volumes: nothing is moved, voxels are copied where the lattices coincide."""
@@ -193,6 +199,7 @@ def _ready_case(
     if not recognition.all_told:
         notices += check_ready(volumes, masks, chosen)
         notices += doubtful_looks(volumes, masks, step.cancel)
+    clock.lap("check")
     grid = _grid(volumes, chosen, masks)
     order = list(volumes)
     image = np.zeros((len(MODALITIES), *grid.shape), np.float32)
@@ -200,15 +207,21 @@ def _ready_case(
     before = READ_SHARE + CHECK_SHARE
     for index, name in enumerate(order):
         step(before + PREPARE_SHARE * index / len(order), f"normalising {name}")
+        clock.lap("common grid")
         normalised = _normalised(volumes[name], masks[name])
+        clock.lap("normalise")
         step(before + PREPARE_SHARE * (index + 0.5) / len(order), f"bringing {name} to the common grid")
         image[MODALITIES.index(name)] = to_canonical(normalised, grid)
         brain |= image[MODALITIES.index(name)] != 0
     unstripped = [name for name in order if not found[name].stripped]
     if unstripped:
         notices.append(skull_still_there(unstripped))
+    clock.lap("common grid")
     record = ready_record(volumes, masks, chosen, recognition)
-    return PreparedCase(volumes, chosen, grid, image, availability(order), tuple(notices), brain, record)
+    clock.lap("check")
+    return PreparedCase(
+        volumes, chosen, grid, image, availability(order), tuple(notices), brain, record, seconds=clock.seconds
+    )
 
 
 def _volume(source: Source) -> Volume:
@@ -245,7 +258,8 @@ def _normalised(volume: Volume, mask: np.ndarray) -> sitk.Image:
 class Segmenter:
     """A bundle on a device, ready for one case after another: weights are read once and stay on the device.
 
-    Raises WeightsError (damaged or foreign bundle) and DeviceError (a device that is not there) when made.
+    `seconds` says how long that took. Raises WeightsError (damaged or foreign bundle) and DeviceError (a device that is
+    not there) when made.
     """
 
     def __init__(
@@ -253,8 +267,14 @@ class Segmenter:
     ) -> None:
         from .devices import choose_device
 
+        clock = Laps()
         self.bundle = weights if isinstance(weights, Bundle) else read_bundle(weights)
+        clock.lap("read the weights")
+        import torch  # noqa: F401 - comes with the next line anyway; here it is timed
+
+        clock.lap("import torch")
         self.device = choose_device(device)
+        clock.lap("choose the device")
         self.window = window
         try:
             self.clean_up = CleanUp.from_dict(self.bundle.card.get("clean_up", NO_CLEAN_UP.to_dict()))
@@ -265,6 +285,8 @@ class Segmenter:
         except (ValueError, TypeError, AttributeError) as error:
             raise WeightsError(f"{self.bundle.source}: the card's decision is unusable ({error})") from error
         self.network: MSTKDNet = load_network(self.bundle)
+        clock.lap("make the network")
+        self.seconds: Mapping[str, float] = clock.seconds
 
     def segment(
         self,
@@ -280,8 +302,8 @@ class Segmenter:
 
         The result lies on the grid of `reference` (default: the finest sequence, T1Gd preferred). `progress` is called
         with a fraction that never falls. A true `cancel()` ends the run with Cancelled at the next look at it. On two
-        cores and a raw patient of four sequences looks are 0.5 s apart at most, but for the first run of a process,
-        in which torch counts the network's work for 1 to 2 s; what a busy computer makes slow is not interrupted.
+        cores and a raw patient of four sequences looks are 0.5 s apart at most; what a busy computer makes slow is not
+        interrupted.
         """
         start = time.perf_counter()
         case = read_case(sources, reference, progress, cancel, wishes, lambda: self.device.name)

@@ -93,7 +93,7 @@ def prepare(
     Raises InputError where no brain is found, GeometryError where a sequence shows nothing that the reference shows,
     Cancelled.
     """
-    clock = _Clock()
+    clock = Laps()
     brains = find_brains(
         volumes, found, recognition.stripped, reference, wishes,
         lambda share, text: told(EXTRACTED * share, text), cancel, device,
@@ -142,14 +142,16 @@ def prepare(
     return Preparation(grid, images, brain, matrices, record, tuple(notices))
 
 
-class _Clock:
+class Laps:
+    """Seconds by what was done, from one `lap` to the next; what comes up again adds up."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, what: str) -> None:
         now = time.perf_counter()
-        self.seconds[what] = now - self._last
+        self.seconds[what] = self.seconds.get(what, 0.0) + now - self._last
         self._last = now
 
 

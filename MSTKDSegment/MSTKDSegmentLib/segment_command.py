@@ -6,17 +6,19 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy as np
 import SimpleITK as sitk
 
+from .background import Ahead
 from .case_inputs import CaseInputs
 from .errors import OutputError
 from .keep import ENDINGS as KEPT_ENDINGS
 from .keep import kept_files, write_kept
+from .memory import peak_memory_mib
 from .metrics import region_dice
 from .modalities import subset_name
 from .output_set import refuse_collisions, staged_outputs
@@ -96,7 +98,11 @@ class CaseRequest:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What a case gave. `dice`: against the ground truth, by region; `expected_dice`: on validation, same sequences."""
+    """What a case gave. `dice`: against the ground truth, by region; `expected_dice`: on validation, same sequences.
+
+    seconds: by stage, with their "total". stages: the same in finer pieces; "load the network" is how long was waited
+    for what was begun before. started, ended: UTC, to the microsecond.
+    """
 
     request: CaseRequest
     segmentation: Segmentation
@@ -105,6 +111,10 @@ class CaseResult:
     dice: Optional[Mapping[str, float]]
     notices: tuple[str, ...]
     seconds: Mapping[str, float]
+    stages: Mapping[str, float]
+    started: str
+    ended: str
+    loading: Mapping[str, float]
 
     @property
     def subset(self) -> str:
@@ -150,7 +160,13 @@ class CaseResult:
             },
             "preparation": case.record.to_dict(),
             "notices": list(self.notices),
-            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+            "seconds": _rounded(self.seconds),
+            "stages": _rounded(self.stages),
+            "loading": _rounded(self.loading),
+            "started": self.started,
+            "ended": self.ended,
+            "network_shape": list(case.grid.shape),
+            "peak_memory_mib": peak_memory_mib(),
             "provenance": dict(self.segmentation.provenance),
         }
 
@@ -160,16 +176,17 @@ def segment_case(
 ) -> CaseResult:
     """Segment one case and write its files, all of them or none.
 
-    Inputs and outputs are checked before the network is loaded. Raises the errors of `errors`.
+    The network is loaded while the inputs are read, and errors of these come first. Raises the errors of `errors`.
     """
-    start = time.perf_counter()
+    started, start = utc_now(), time.perf_counter()
     request = _with_checked_outputs(request, None)
     step = _until_writing(progress)
     wishes = request.settings.wishes
     if request.brain_mask is not None:
         mask = read_volume(request.brain_mask, is_label=True)
         wishes = wishes.with_mask(mask.image, mask.source)
-    load = lru_cache(maxsize=None)(load_segmenter)  # at once only where the brain has to be extracted
+    # Most of it is importing torch, which takes one core; reading and preparing mostly runs outside the interpreter.
+    load = Ahead(load_segmenter)
     case = read_case(request.inputs.sources, request.reference, step, None, wishes, lambda: load().device.name)
     _with_checked_outputs(request, case.reference_image)
     truth, known, notices = _ground_truth(request, case)
@@ -188,6 +205,10 @@ def segment_case(
         dice=None if truth is None else _dice_of(known, segmentation.labels, truth),
         notices=(*segmentation.notices, *notices),
         seconds=segmentation.seconds,
+        stages={},
+        started=started,
+        ended="",
+        loading=segmenter.seconds,
     )
     before_writing = time.perf_counter()
     if progress is not None:
@@ -196,7 +217,21 @@ def segment_case(
     done = time.perf_counter()
     if progress is not None:
         progress(1.0, "done")
-    return replace(result, seconds={**segmentation.seconds, "write": done - before_writing, "total": done - start})
+    seconds = {**segmentation.seconds, "write": done - before_writing, "total": done - start}
+    stages = {
+        **case.seconds,
+        **{stage: seconds[stage] for stage in seconds if stage not in ("read and prepare", "total")},
+    }
+    return replace(result, seconds=seconds, stages=stages, ended=utc_now())
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(value, 3) for stage, value in seconds.items()}
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, to the microsecond."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def _until_writing(progress: Optional[Progress]) -> Optional[Progress]:

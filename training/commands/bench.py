@@ -24,18 +24,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="train", help="part of the splits to cut crops from (default: train)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write NAME.json and NAME.md there")
+    parser.add_argument("--name", help="what they are called (default: training-step-CROP-PRECISION)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     import json
     import sys
 
-    from training.bench import bench_config, run_bench
+    from MSTKDSegmentLib.bench.command import checked_folder, print_tables, write_results
+    from MSTKDSegmentLib.bench.hardware import written_command
+    from MSTKDSegmentLib.bench.tables import header_table
+
+    from training.bench import bench_config, run_bench, shown
     from training.distributed import joined_world
-    from training.files import write_text
     from training.splits import part, read_splits
 
+    name = arguments.name or f"training-step-{arguments.crop}-{arguments.precision}"
+    if Path(name).name != name:
+        raise ValueError("--name is a name; the folder goes with --out")
+    out = None if arguments.out is None else checked_folder(arguments.out)
     if (arguments.cache is None) != (arguments.splits is None):
         raise ValueError("--cache and --splits belong together: give both, or neither for a synthetic case")
     config = bench_config(arguments.crop, arguments.batch, arguments.precision)
@@ -52,22 +60,17 @@ def run(arguments: argparse.Namespace) -> None:
             world,
             cases,
             told=lambda text: print(text, file=sys.stderr, flush=True),
+            command=written_command("python -m training bench", _options(arguments)),
         )
-    text = json.dumps(measured, indent=1)
-    if arguments.out is not None:
-        write_text(arguments.out, text + "\n")
+    tables = [header_table(measured), shown(measured)]
+    if out is not None:
+        write_results(out, name, measured, "How fast a training step is", tables)
     if arguments.json:
-        print(text)
+        print(json.dumps(measured, indent=1))
     else:
-        _show(measured)
+        print_tables(tables)
 
 
-def _show(measured: dict[str, object]) -> None:
-    from MSTKDSegmentLib.terminal import print_line, print_table
-
-    from training.bench import shown
-
-    lines, rows = shown(measured)
-    for line in lines:
-        print_line(line)
-    print_table(("preset", "seconds a step", "teacher", "loading / step", "steps per step of paper"), rows)
+def _options(arguments: argparse.Namespace) -> dict[str, object]:
+    names = ("crop", "batch", "precision", "steps", "cache", "splits", "split", "device")
+    return {"presets": " ".join(arguments.presets), **{name: getattr(arguments, name) for name in names}}
