@@ -11,7 +11,7 @@ from MSTKDSegmentLib.errors import MSTKDError
 # In the order in which they are used; each is a module of training.commands.
 COMMANDS = (
     "check", "split", "prepare", "train", "calibrate", "evaluate", "tables", "panel", "ablate", "export", "card",
-    "bench", "brain", "template", "clinical", "raw", "appearance",
+    "healthy", "bench", "brain", "template", "clinical", "raw", "appearance",
 )  # fmt: skip
 
 

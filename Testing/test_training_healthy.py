@@ -1,0 +1,84 @@
+"""Brains without a tumour: the mirror, which patients it can be made of, and what is counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("monai", reason="training needs the `train` extra")
+
+from MSTKDSegmentLib.decision import NO_DECISION, Decision  # noqa: E402
+from MSTKDSegmentLib.regions import CleanUp  # noqa: E402
+
+from training.healthy import Invented, invented, mirrored, summary_of, symmetry_plane, without_tumour  # noqa: E402
+
+
+def brain(width=40, middle=17):
+    """(24, 30, width): an ellipsoid about column `middle`, brighter towards the front, its left half marked."""
+    z, y, x = np.meshgrid(np.arange(24), np.arange(30), np.arange(width), indexing="ij")
+    inside = ((z - 12) / 10) ** 2 + ((y - 15) / 13) ** 2 + ((x - middle) / 12) ** 2 < 1
+    return (inside * (1 + y / 30)).astype(np.float32)
+
+
+def test_the_mirror_swaps_columns_about_its_plane():
+    row = np.arange(6.0).reshape(1, 1, 6)
+    assert mirrored(row, 4).ravel().tolist() == [4, 3, 2, 1, 0, 0]
+    assert mirrored(row, 5).ravel().tolist() == [5, 4, 3, 2, 1, 0]
+
+
+def test_the_plane_of_symmetry_is_found_although_a_piece_is_missing():
+    mask = brain() != 0
+    mask[5:15, 5:15, 22:] = False
+    assert symmetry_plane(mask) == pytest.approx(2 * 17, abs=1)
+
+
+def test_a_tumour_in_one_half_is_replaced_by_the_other_half():
+    images = np.stack([brain()] * 4)
+    labels = np.zeros(images.shape[1:], np.uint8)
+    labels[10:14, 12:18, 22:26] = 2
+    ill = images.copy()
+    ill[:, labels > 0] = 9.0
+    healthy = without_tumour(ill, labels)
+    assert healthy is not None
+    assert np.allclose(healthy, images)
+    labels[10:14, 12:18, 8:12] = 2
+    assert without_tumour(ill, labels) is None
+    assert without_tumour(ill, np.zeros_like(labels)) is None
+
+
+class Sure(torch.nn.Module):
+    """Says that every voxel is enhancing with probability 0.3 and necrotic with 0.1."""
+
+    class config:  # noqa: N801
+        preset, classes, stem_stride = "compact", 4, 1
+
+    def forward(self, x, availability):
+        p = torch.tensor([0.6, 0.1, 0.0, 0.3]).clamp_min(1e-6).log()
+        return p.reshape(1, 4, 1, 1, 1).expand(1, 4, *x.shape[2:])
+
+
+def test_what_is_counted_follows_thresholds_and_clean_up():
+    images = np.stack([brain()] * 4)
+    voxels = int(np.count_nonzero(images[0]))
+    t1 = (("T1",),)
+    nothing = invented(Sure(), "a", images, NO_DECISION, CleanUp(), "cpu", t1)
+    assert nothing[0].volumes_ml == {"WT": 0, "TC": 0, "ET": 0}
+    low = Decision({"T1": {"WT": 0.2, "TC": 0.35, "ET": 0.5}})
+    found = invented(Sure(), "a", images, low, CleanUp(), "cpu", t1)
+    assert found[0].volumes_ml == {"WT": voxels / 1000, "TC": voxels / 1000, "ET": 0}
+    cleaned = invented(Sure(), "a", images, low, CleanUp({"WT": 1000.0}), "cpu", t1)
+    assert cleaned[0].volumes_ml["WT"] == 0
+
+
+def test_the_summary_is_by_subset_and_region():
+    def one(case, volume):
+        return Invented(case, "T1", {"WT": volume, "TC": 0.0, "ET": 0.0})
+
+    table = summary_of([one("a", 0.0), one("b", 0.4), one("c", 3.0)])
+    assert table["T1"]["WT"] == {
+        "median_ml": 0.4,
+        "largest_ml": 3.0,
+        "share_with_nothing": pytest.approx(1 / 3, abs=1e-3),
+    }
+    assert table["T1"]["ET"]["share_with_nothing"] == 1.0
