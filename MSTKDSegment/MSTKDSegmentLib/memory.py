@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Optional
 
 # Bytes of main memory per voxel that one pass takes, float32 on the CPU: the growth of the peak resident size at 128^3
-# (compact) and 96^3 (paper), fixed parts included. Between two sizes it grows by less: compact by 59 bytes per voxel
+# (compact) and 96^3 (paper), fixed parts included. Between two sizes it grows by less: compact by 97 bytes per voxel
 # from 96^3 to 128^3, paper by 458 from 64^3 to 96^3.
 PASS_BYTES = {"compact": 112, "medium": 90, "paper": 612}
 # Windows also keep the sum of four class probabilities and its weight for the whole volume, float32, and copies of it.
