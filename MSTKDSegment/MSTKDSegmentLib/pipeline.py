@@ -18,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from . import __version__
+from .accelerator import NONE, AcceleratedNetwork, choose_accelerated
 from .brain_search import unasked
 from .errors import GeometryError, InputError, WeightsError
 from .geometry import CanonicalGrid, canonical_grid, labels_to_native, to_canonical, to_native
@@ -35,6 +36,7 @@ from .volumes import Volume, read_volume, volume_from_image
 from .weights import Bundle, load_network, read_bundle
 
 if TYPE_CHECKING:
+    from .inference import Prediction
     from .network import MSTKDNet
 
 Source = Union[str, Path, sitk.Image, Volume]
@@ -243,22 +245,28 @@ def _normalised(volume: Volume, mask: np.ndarray) -> sitk.Image:
 class Segmenter:
     """A bundle on a device, ready for one case after another: weights are read once and stay on the device.
 
-    Raises WeightsError (damaged or foreign bundle) and DeviceError (a device that is not there) when made.
+    accelerator: what runs the network in the place of torch, one of `accelerator.ACCELERATORS`. Raises WeightsError
+    (damaged or foreign bundle) and DeviceError (a device or accelerator that is not there) when made.
     """
 
     def __init__(
-        self, weights: str | Path | Bundle | None = None, device: str = "auto", window: int | None = None
+        self,
+        weights: str | Path | Bundle | None = None,
+        device: str = "auto",
+        window: int | None = None,
+        accelerator: str = NONE,
     ) -> None:
-        from .devices import choose_device
-
         self.bundle = weights if isinstance(weights, Bundle) else read_bundle(weights)
-        self.device = choose_device(device)
-        self.window = window
+        self.device = choose_accelerated(accelerator, device)
+        self.window, self.accelerator = window, accelerator
         try:
             self.clean_up = CleanUp.from_dict(self.bundle.card.get("clean_up", NO_CLEAN_UP.to_dict()))
         except (ValueError, TypeError, AttributeError) as error:
             raise WeightsError(f"{self.bundle.source}: the card's clean-up is unusable ({error})") from error
-        self.network: MSTKDNet = load_network(self.bundle)
+        self.network: MSTKDNet | AcceleratedNetwork = load_network(self.bundle)
+        if accelerator != NONE:
+            self.network = AcceleratedNetwork(self.network)
+            self.network.prepare()
 
     def segment(
         self,
@@ -347,7 +355,7 @@ class Segmenter:
             labels=labels,
             volumes_ml=volumes_ml(labels, voxel_ml),
             notices=case.notices + tuple(prediction.notices),
-            provenance=self._provenance(case, prediction.device, prediction.window),
+            provenance=self._provenance(case, prediction),
             seconds={
                 **(seconds or {}),
                 "network": after_network - start,
@@ -356,8 +364,10 @@ class Segmenter:
             region_probabilities=probabilities,
         )
 
-    def _provenance(self, case: PreparedCase, device: str, window: int | None) -> dict[str, str]:
+    def _provenance(self, case: PreparedCase, prediction: Prediction) -> dict[str, str]:
         import torch
+
+        device, window = prediction.device, prediction.window
 
         return {
             "software": f"MSTKDSegment {__version__}",
@@ -366,6 +376,7 @@ class Segmenter:
             **{f"input {name}": volume.source for name, volume in case.volumes.items()},
             "reference": case.reference,
             "device": f"{device} ({self.device.reason})" if device == self.device.name else device,
+            **({"accelerator": prediction.accelerator} if prediction.accelerator else {}),
             "window": "whole volume" if window is None else f"{window} voxels",
             "versions": f"Python {platform.python_version()}, torch {torch.__version__}, SimpleITK "
             f"{sitk.Version_VersionString()}, numpy {np.__version__}",
