@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 import SimpleITK as sitk
+from MSTKDSegmentLib.accelerator import NONE, AcceleratedNetwork, choose_accelerated
 from MSTKDSegmentLib.devices import choose_device
 from MSTKDSegmentLib.geometry import array_to_image, labels_to_native
 from MSTKDSegmentLib.inference import predict
@@ -57,21 +58,26 @@ _log = logging.getLogger(__name__)
 class Candidate:
     """What is evaluated: `network(x (N, 4, D, H, W), availability (N, 4))` -> logits, on `device` (a torch name).
 
-    `sha256` is that of the weights: a bundle's card names it, a checkpoint's is that of its file. `source`: the file.
+    `sha256` is that of the weights: a bundle's card names it, a checkpoint's is that of its file; an accelerator is
+    named behind it. `source`: the file.
     """
 
     name: str
-    network: nn.Module
+    network: nn.Module | AcceleratedNetwork
     sha256: str
     device: str
     source: str
 
     @classmethod
-    def from_bundle(cls, path: Path | None = None, device: str = "auto") -> Candidate:
+    def from_bundle(cls, path: Path | None = None, device: str = "auto", accelerator: str = NONE) -> Candidate:
         """The network of a bundle (None: the shipped one). Raises WeightsError, DeviceError."""
         bundle = read_bundle(path)
-        name = str(bundle.card["name"])
-        return cls(name, load_network(bundle), bundle.sha256, choose_device(device).name, bundle.source)
+        chosen = choose_accelerated(accelerator, device).name
+        name, network = str(bundle.card["name"]), load_network(bundle)
+        if accelerator == NONE:
+            return cls(name, network, bundle.sha256, chosen, bundle.source)
+        # Its scores are not to be mixed with torch's, nor to go into a card.
+        return cls(name, AcceleratedNetwork(network), f"{bundle.sha256} {accelerator}", chosen, bundle.source)
 
     @classmethod
     def from_checkpoint(cls, path: Path, device: str = "auto") -> Candidate:
