@@ -64,7 +64,9 @@ def test_json_tells_inputs_reasons_device_and_expected_dice(segment, tmp_path, c
     assert printed["inputs"]["FLAIR"]["source"] == str(case_files["flair"])
     assert "flair" in printed["inputs"]["FLAIR"]["reason"]
     assert printed["subset"] == "T1Gd+FLAIR" and printed["reference"] == "T1Gd"
-    assert printed["device"] == {"name": "cpu", "chosen": "cpu", "reason": "the CPU was asked for"}
+    assert printed["device"] == {
+        "name": "cpu", "chosen": "cpu", "reason": "the CPU was asked for", "accelerator": None
+    }  # fmt: skip
     assert printed["expected_dice"] == {key: EXPECTED_DICE[key] for key in ("WT", "TC", "ET")}
     assert printed["dice"] is None
     # Noise in an ellipsoid is told to be no brain; nothing else is wrong with it.

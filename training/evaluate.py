@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 import SimpleITK as sitk
+from MSTKDSegmentLib.accelerator import NONE, AcceleratedNetwork, choose_accelerated
 from MSTKDSegmentLib.decision import NO_DECISION, Decision
 from MSTKDSegmentLib.devices import choose_device
 from MSTKDSegmentLib.geometry import array_to_image, labels_to_native
@@ -58,24 +59,29 @@ _log = logging.getLogger(__name__)
 class Candidate:
     """What is evaluated: `network(x (N, 4, D, H, W), availability (N, 4))` -> logits, on `device` (a torch name).
 
-    `sha256` is that of the weights: a bundle's card names it, a checkpoint's is that of its file. `source`: the file.
+    `sha256` is that of the weights: a bundle's card names it, a checkpoint's is that of its file; an accelerator is
+    named behind it. `source`: the file.
     `decision`: from which probabilities on regions are drawn, as a bundle's card has it.
     """
 
     name: str
-    network: nn.Module
+    network: nn.Module | AcceleratedNetwork
     sha256: str
     device: str
     source: str
     decision: Decision = NO_DECISION
 
     @classmethod
-    def from_bundle(cls, path: Path | None = None, device: str = "auto") -> Candidate:
+    def from_bundle(cls, path: Path | None = None, device: str = "auto", accelerator: str = NONE) -> Candidate:
         """The network of a bundle (None: the shipped one). Raises WeightsError, DeviceError."""
         bundle = read_bundle(path)
-        name = str(bundle.card["name"])
+        chosen = choose_accelerated(accelerator, device).name
+        name, network, digest = str(bundle.card["name"]), load_network(bundle), bundle.sha256
         decision = Decision.from_dict(bundle.card.get("decision", {}))
-        return cls(name, load_network(bundle), bundle.sha256, choose_device(device).name, bundle.source, decision)
+        if accelerator == NONE:
+            return cls(name, network, digest, chosen, bundle.source, decision)
+        # Its scores are not to be mixed with torch's, nor to go into a card.
+        return cls(name, AcceleratedNetwork(network), f"{digest} {accelerator}", chosen, bundle.source, decision)
 
     @classmethod
     def from_checkpoint(cls, path: Path, device: str = "auto") -> Candidate:

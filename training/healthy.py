@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from MSTKDSegmentLib.accelerator import AcceleratedNetwork
 from MSTKDSegmentLib.decision import Decision
 from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
@@ -58,7 +59,7 @@ def mirrored(array: np.ndarray, twice: int) -> np.ndarray:
 
 def without_tumour(images: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     """images (4, D, H, W) with the tumour's half replaced by the other one's mirror image; None if it is on both."""
-    twice = symmetry_plane(images.any(axis=0))
+    twice = symmetry_plane(np.asarray(images.any(axis=0)))
     tumour = ndimage.binary_dilation(labels > 0, iterations=MARGIN_VOXELS)
     left = np.arange(labels.shape[2]) < twice / 2
     on_left = int(np.count_nonzero(tumour & left))
@@ -79,7 +80,7 @@ class Invented:
 
 
 def invented(
-    network: MSTKDNet,
+    network: MSTKDNet | AcceleratedNetwork,
     case: str,
     healthy: np.ndarray,
     decision: Decision,

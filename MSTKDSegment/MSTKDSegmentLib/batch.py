@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from .accelerator import NONE
 from .batch_cases import BatchCase, read_cases
 from .case_inputs import CaseInputs, find_inputs
 from .errors import BatchError, Cancelled, InputError, MSTKDError, OutputError
@@ -153,7 +154,7 @@ def _run_case(
         if not inputs.sources:
             raise InputError("no sequence is given; give at least one of T1, T1Gd, T2 and FLAIR")
         one = _case_request(case, request, inputs)
-        fingerprint = _fingerprint(one)
+        fingerprint = _fingerprint(one, segmenter)
         if not request.settings.overwrite and _is_done(before, one, fingerprint, segmenter):
             return None
         result = segment_case(one, lambda: segmenter, progress)
@@ -215,13 +216,16 @@ def _has_result(before: Optional[Row], folder: Path) -> bool:
     return before is not None and before["status"] == "ok" and os.path.lexists(folder / before["output"])
 
 
-def _fingerprint(one: CaseRequest) -> str:
+def _fingerprint(one: CaseRequest, segmenter: Segmenter) -> str:
     """Changes with the input files (path, size, time of change) and with whatever decides what is written."""
     settings = {key: value for key, value in asdict(one.settings).items() if key != "overwrite"}
     inputs = {name: file_stamp(path) for name, path in one.inputs.sources.items()}
     truth = None if one.ground_truth is None else file_stamp(one.ground_truth)
     outputs = [path.name for path in one.outputs]
-    text = json.dumps([inputs, truth, one.reference, settings, outputs], sort_keys=True)
+    parts = [inputs, truth, one.reference, settings, outputs]
+    if segmenter.accelerator != NONE:
+        parts.append(segmenter.accelerator)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -236,7 +240,7 @@ def _ok_row(result: CaseResult, fingerprint: str, segmenter: Segmenter) -> Row:
         "error": "",
         "sequences": result.subset,
         "reference": result.segmentation.case.reference,
-        "device": result.used_device,
+        "device": " with ".join(filter(None, (result.used_device, result.accelerator))),
         **{f"{key}_ml": f"{volumes[key]:.3f}" for key in REGION_KEYS},
         "seconds": f"{result.seconds['total']:.2f}",
         **{f"dice_{key}": f"{scores[key]:.4f}" if key in scores else "" for key in DICE_KEYS},

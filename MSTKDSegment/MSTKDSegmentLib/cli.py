@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
 from . import __version__
+from .accelerator import ACCELERATORS, NONE
 from .errors import Cancelled, MSTKDError, RoleError
 from .terminal import error_json, print_error, print_line, progress_bar, warn
 
 if TYPE_CHECKING:
+    from .pipeline import Segmenter
     from .preparation_record import Wishes
     from .segment_command import Settings
 
@@ -88,6 +90,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     batch.add_argument("--format", choices=BATCH_FORMATS, default=None, help="format of a batch (default .seg.nrrd)")
     batch.add_argument("--reports", action="store_true", help="two .html reports for each case: result and quality")
     _add_running(parser)
+    _add_accelerator(parser)
     parser.add_argument("--window", type=_window, metavar="N", help="run in windows of N voxels (saves memory)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     parser.set_defaults(run=_segment, parser=parser)
@@ -119,6 +122,7 @@ def _add_what_if(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     outputs.add_argument("--overwrite", action="store_true", help="replace files that exist")
     _add_running(parser)
+    _add_accelerator(parser)
     parser.add_argument("--window", type=_window, metavar="N", help="run in windows of N voxels (saves memory)")
     parser.set_defaults(run=_what_if, parser=parser)
 
@@ -157,6 +161,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reports", action="store_true", help="a page on each case as well, with pictures")
     parser.add_argument("--overwrite", action="store_true", help="do cases again that are done already")
     _add_running(parser)
+    _add_accelerator(parser)
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.set_defaults(run=_evaluate, parser=parser)
 
@@ -226,6 +231,13 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _add_accelerator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accelerator", choices=ACCELERATORS, default=NONE,
+        help="run the network on the CPU by OpenVINO, which takes seconds to start: for many runs (default: none)",
+    )  # fmt: skip
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -263,7 +275,6 @@ def _segment_one(arguments: argparse.Namespace) -> int:
     if arguments.format or arguments.reports:
         arguments.parser.error("--format and --reports go with --batch")
     from .case_inputs import find_inputs
-    from .pipeline import Segmenter
     from .segment_command import CaseRequest, print_result, segment_case
 
     inputs = find_inputs(
@@ -283,9 +294,7 @@ def _segment_one(arguments: argparse.Namespace) -> int:
         keep=arguments.keep,
     )
     with progress_bar(not (arguments.quiet or arguments.json)) as progress:
-        result = segment_case(
-            request, lambda: Segmenter(arguments.weights, arguments.device, arguments.window), progress
-        )
+        result = segment_case(request, lambda: _segmenter(arguments), progress)
     if arguments.json:
         _print_json(result.to_dict())
     elif arguments.quiet:
@@ -310,7 +319,6 @@ def _segment_many(arguments: argparse.Namespace) -> int:
     if arguments.segments == "regions" and arguments.format not in (None, ".seg.nrrd"):
         arguments.parser.error("--segments regions goes with --format .seg.nrrd only")
     from .batch import BatchRequest, batch_error, print_batch, run_batch
-    from .pipeline import Segmenter
 
     request = BatchRequest(
         cases=arguments.batch,
@@ -324,7 +332,7 @@ def _segment_many(arguments: argparse.Namespace) -> int:
         by_look=arguments.by_look,
     )
     with progress_bar(not (arguments.quiet or arguments.json)) as progress:
-        result = run_batch(request, lambda: Segmenter(arguments.weights, arguments.device, arguments.window), progress)
+        result = run_batch(request, lambda: _segmenter(arguments), progress)
     error = batch_error(result)
     if arguments.json:
         _print_json({**result.to_dict(), **(error_json(error, error.exit_code) if error else {})})
@@ -338,7 +346,6 @@ def _segment_many(arguments: argparse.Namespace) -> int:
 
 def _what_if(arguments: argparse.Namespace) -> int:
     from .case_inputs import find_inputs
-    from .pipeline import Segmenter
     from .review.what_if_command import WhatIfRequest, print_what_if, run_what_if
 
     inputs = find_inputs(
@@ -358,14 +365,18 @@ def _what_if(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     with progress_bar(not arguments.json) as progress:
-        outcome = run_what_if(
-            request, lambda: Segmenter(arguments.weights, arguments.device, arguments.window), progress
-        )
+        outcome = run_what_if(request, lambda: _segmenter(arguments), progress)
     if arguments.json:
         _print_json(outcome.to_dict())
     else:
         print_what_if(outcome)
     return 0
+
+
+def _segmenter(arguments: argparse.Namespace) -> Segmenter:
+    from .pipeline import Segmenter
+
+    return Segmenter(arguments.weights, arguments.device, arguments.window, arguments.accelerator)
 
 
 def _wishes(arguments: argparse.Namespace) -> Wishes:

@@ -1,7 +1,8 @@
 """Running the network: whole volume or windows, out-of-memory fallback, progress and cancel.
 
 Progress is work done, not stages: each convolution and matrix layer reports its own share of the multiply-accumulates
-as it ends. The same hooks ask whether to stop, so a cancel waits for one layer at most.
+as it ends. The same hooks ask whether to stop, so a cancel waits for one layer at most. An accelerated network
+(`accelerator`) reports whole passes only, and is asked to stop several times in each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
+from .accelerator import AcceleratedNetwork
 from .errors import Cancelled, DeviceError
 from .memory import available_memory, bytes_needed, is_out_of_memory
 from .regions import BACKGROUND, CAVITY
@@ -35,16 +37,20 @@ COUNTED_SIDE = 32
 
 @dataclass
 class Prediction:
-    """`probabilities` (4, D, H, W) float32, background/NCR/ED/ET; `device` and `window` really used; notices."""
+    """`probabilities` (4, D, H, W) float32, background/NCR/ED/ET; `device` and `window` really used; notices.
+
+    accelerator: what ran in the place of torch, with its version and precision; "" where nothing did.
+    """
 
     probabilities: np.ndarray
     device: str
     window: int | None
     notices: list[str] = field(default_factory=list)
+    accelerator: str = ""
 
 
 def predict(
-    network: MSTKDNet,
+    network: MSTKDNet | AcceleratedNetwork,
     image: np.ndarray,
     availability: np.ndarray,
     *,
@@ -86,7 +92,7 @@ def predict(
                 probabilities = _cavity_as_background(probabilities)
                 _clear_outside(probabilities, image)
                 meter.finish()
-                return Prediction(probabilities, name, size, notices)
+                return Prediction(probabilities, name, size, notices, _accelerator_of(network))
             # Outside the except block: the exception's traceback would keep the tensors alive.
             meter.restart()
             _release(name)
@@ -104,18 +110,25 @@ def _plan(shape: Sequence[int], window: int | None) -> list[int | None]:
     return [None, *(w for w in WINDOWS if w < max(shape))]
 
 
-def _that_fit(plan: list[int | None], network: MSTKDNet, shape: Sequence[int]) -> tuple[list[int | None], str]:
+def _that_fit(
+    plan: list[int | None], network: MSTKDNet | AcceleratedNetwork, shape: Sequence[int]
+) -> tuple[list[int | None], str]:
     """`plan` from the first step that fits into free memory (the last is always tried), and why steps were left out."""
     free = available_memory()
     if free is None:
         return plan, ""
-    needs = [bytes_needed(network.config.preset, shape, size) for size in plan]
+    accelerated = isinstance(network, AcceleratedNetwork)
+    needs = [bytes_needed(network.config.preset, shape, size, accelerated) for size in plan]
     first = next((index for index, need in enumerate(needs) if need <= free), len(plan) - 1)
     if first == 0:
         return plan, ""
     return plan[first:], (
         f"{_describe(plan[0])} would take about {needs[0] / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
     )
+
+
+def _accelerator_of(network: MSTKDNet | AcceleratedNetwork) -> str:
+    return network.title if isinstance(network, AcceleratedNetwork) else ""
 
 
 def _cavity_as_background(probabilities: np.ndarray) -> np.ndarray:
@@ -170,7 +183,7 @@ def _release(name: str) -> None:
 
 
 def _run(
-    network: MSTKDNet,
+    network: MSTKDNet | AcceleratedNetwork,
     image: np.ndarray,
     availability: np.ndarray,
     device: torch.device,
@@ -200,7 +213,7 @@ def _run(
         return _finished(total[:, :depth, :height, :width], network)
 
 
-def _finished(probabilities: torch.Tensor, network: MSTKDNet) -> np.ndarray:
+def _finished(probabilities: torch.Tensor, network: MSTKDNet | AcceleratedNetwork) -> np.ndarray:
     """(classes, D, H, W) on the device -> the same without checkerboard in main memory: the only wait for a GPU."""
     if network.config.stem_stride > 1:
         probabilities = _without_checkerboard(probabilities)
@@ -258,9 +271,13 @@ class _Meter:
         self._share: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def watching(self, network: MSTKDNet, shape: tuple[int, ...], runs: int) -> Iterator[None]:
+    def watching(self, network: MSTKDNet | AcceleratedNetwork, shape: tuple[int, ...], runs: int) -> Iterator[None]:
         """While open, every layer of `network` reports; one forward pass of `shape` is 1 / `runs` of the work."""
         self.check()
+        if isinstance(network, AcceleratedNetwork):
+            with network.watched(self.check, lambda: self._advance(1 / runs)):
+                yield
+            return
         if self._progress is None and self._cancel is None:
             yield
             return

@@ -17,14 +17,16 @@ from typing import Optional
 # (compact) and 96^3 (paper), fixed parts included. Between two sizes it grows by less: compact by 97 bytes per voxel
 # from 96^3 to 128^3, paper by 458 from 64^3 to 96^3.
 PASS_BYTES = {"compact": 112, "medium": 90, "paper": 612}
+# What OpenVINO takes more than torch, likewise: 112 bytes at 128^3 in bf16 (compact).
+OPENVINO_BYTES = 25
 # Windows also keep the sum of four class probabilities and its weight for the whole volume, float32, and copies of it.
 SUM_BYTES = 40
 
 # CUDA, MPS, the CPU allocator on Linux and on Windows, cuBLAS and cuDNN, oneDNN (which names no memory in its error; a
-# primitive *descriptor* that cannot be created is something else).
+# primitive *descriptor* that cannot be created is something else), and OpenVINO, which passes on C++'s own.
 _SIGNS = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|alloc_failed"
-    r"|could not create a primitive(?! descriptor)|could not create a memory object"
+    r"|could not create a primitive(?! descriptor)|could not create a memory object|bad_alloc|bad allocation"
 )
 
 
@@ -66,10 +68,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _SIGNS.search(str(error).lower()) is not None
 
 
-def bytes_needed(preset: str, shape: Sequence[int], window: Optional[int]) -> int:
-    """About what the network of `preset` takes on the CPU for a volume (D, H, W), whole or in cubes of `window`."""
+def bytes_needed(preset: str, shape: Sequence[int], window: Optional[int], accelerated: bool = False) -> int:
+    """About what the network of `preset` takes on the CPU for a volume (D, H, W), whole or in cubes of `window`.
+
+    accelerated: by OpenVINO in the place of torch.
+    """
     # A network that was never measured is counted like the larger one.
-    per_voxel = PASS_BYTES.get(preset, PASS_BYTES["paper"])
+    per_voxel = PASS_BYTES.get(preset, PASS_BYTES["paper"]) + (OPENVINO_BYTES if accelerated else 0)
     if window is None:
         return math.prod(shape) * per_voxel
     return window**3 * per_voxel + math.prod(max(side, window) for side in shape) * SUM_BYTES

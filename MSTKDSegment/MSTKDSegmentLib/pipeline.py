@@ -18,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from . import __version__
+from .accelerator import NONE, AcceleratedNetwork, choose_accelerated
 from .brain_search import unasked
 from .decision import Decision
 from .errors import GeometryError, InputError, WeightsError
@@ -36,6 +37,7 @@ from .volumes import Volume, read_volume, volume_from_image
 from .weights import Bundle, load_network, read_bundle
 
 if TYPE_CHECKING:
+    from .inference import Prediction
     from .network import MSTKDNet
 
 Source = Union[str, Path, sitk.Image, Volume]
@@ -258,24 +260,27 @@ def _normalised(volume: Volume, mask: np.ndarray) -> sitk.Image:
 class Segmenter:
     """A bundle on a device, ready for one case after another: weights are read once and stay on the device.
 
-    `seconds` says how long that took. Raises WeightsError (damaged or foreign bundle) and DeviceError (a device that is
-    not there) when made.
+    accelerator: what runs the network in the place of torch, one of `accelerator.ACCELERATORS`. `seconds` says how long
+    making it took. Raises WeightsError (damaged or foreign bundle) and DeviceError (a device or accelerator that is not
+    there).
     """
 
     def __init__(
-        self, weights: str | Path | Bundle | None = None, device: str = "auto", window: int | None = None
+        self,
+        weights: str | Path | Bundle | None = None,
+        device: str = "auto",
+        window: int | None = None,
+        accelerator: str = NONE,
     ) -> None:
-        from .devices import choose_device
-
         clock = Laps()
         self.bundle = weights if isinstance(weights, Bundle) else read_bundle(weights)
         clock.lap("read the weights")
         import torch  # noqa: F401 - comes with the next line anyway; here it is timed
 
         clock.lap("import torch")
-        self.device = choose_device(device)
+        self.device = choose_accelerated(accelerator, device)
         clock.lap("choose the device")
-        self.window = window
+        self.window, self.accelerator = window, accelerator
         try:
             self.clean_up = CleanUp.from_dict(self.bundle.card.get("clean_up", NO_CLEAN_UP.to_dict()))
         except (ValueError, TypeError, AttributeError) as error:
@@ -284,7 +289,10 @@ class Segmenter:
             self.decision = Decision.from_dict(self.bundle.card.get("decision", {}))
         except (ValueError, TypeError, AttributeError) as error:
             raise WeightsError(f"{self.bundle.source}: the card's decision is unusable ({error})") from error
-        self.network: MSTKDNet = load_network(self.bundle)
+        self.network: MSTKDNet | AcceleratedNetwork = load_network(self.bundle)
+        if accelerator != NONE:
+            self.network = AcceleratedNetwork(self.network)
+            self.network.prepare()
         clock.lap("make the network")
         self.seconds: Mapping[str, float] = clock.seconds
 
@@ -377,7 +385,7 @@ class Segmenter:
             labels=labels,
             volumes_ml=volumes_ml(labels, voxel_ml),
             notices=case.notices + tuple(prediction.notices),
-            provenance=self._provenance(case, prediction.device, prediction.window),
+            provenance=self._provenance(case, prediction),
             seconds={
                 **(seconds or {}),
                 "network": after_network - start,
@@ -386,8 +394,10 @@ class Segmenter:
             region_probabilities=probabilities,
         )
 
-    def _provenance(self, case: PreparedCase, device: str, window: int | None) -> dict[str, str]:
+    def _provenance(self, case: PreparedCase, prediction: Prediction) -> dict[str, str]:
         import torch
+
+        device, window = prediction.device, prediction.window
 
         return {
             "software": f"MSTKDSegment {__version__}",
@@ -396,6 +406,7 @@ class Segmenter:
             **{f"input {name}": volume.source for name, volume in case.volumes.items()},
             "reference": case.reference,
             "device": f"{device} ({self.device.reason})" if device == self.device.name else device,
+            **({"accelerator": prediction.accelerator} if prediction.accelerator else {}),
             "window": "whole volume" if window is None else f"{window} voxels",
             "versions": f"Python {platform.python_version()}, torch {torch.__version__}, SimpleITK "
             f"{sitk.Version_VersionString()}, numpy {np.__version__}",

@@ -125,6 +125,11 @@ class CaseResult:
         """The device's name, which differs from the one chosen where its memory ran out."""
         return self.segmentation.provenance["device"].partition(" (")[0]
 
+    @property
+    def accelerator(self) -> str:
+        """What ran the network in the place of torch; "" where nothing did."""
+        return self.segmentation.provenance.get("accelerator", "")
+
     def _diameters(self) -> dict[str, dict[str, float]]:
         from .diameters import measure  # its geometry library would slow down every start
 
@@ -145,7 +150,12 @@ class CaseResult:
             },
             "subset": self.subset,
             "reference": case.reference,
-            "device": {"name": self.used_device, "chosen": self.device.name, "reason": self.device.reason},
+            "device": {
+                "name": self.used_device,
+                "chosen": self.device.name,
+                "reason": self.device.reason,
+                "accelerator": self.accelerator or None,
+            },
             "volumes_ml": dict(self.segmentation.volumes_ml),
             "diameters_mm": self._diameters(),
             "expected_dice": None if self.expected_dice is None else dict(self.expected_dice),
@@ -368,7 +378,8 @@ def print_result(result: CaseResult) -> None:
         rows.append([item.title, volume, *(region_text(score, item.key) for score in scores)])
     print_table(headings, rows)
     style = "yellow" if result.device.gpu_expected or result.used_device != result.device.name else ""
-    print_line(f"device: {result.used_device}: {result.device.reason}", style)
+    used = " with ".join(filter(None, (result.used_device, result.accelerator)))
+    print_line(f"device: {used}: {result.device.reason}", style)
     for notice in result.notices:
         print_line(f"note: {notice}", "yellow")
     for path in result.request.files:

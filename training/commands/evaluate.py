@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from MSTKDSegmentLib.accelerator import ACCELERATORS, NONE
+
 from training.commands.check import add_data_arguments
 
 HELP = "score a bundle or a checkpoint over the 15 subsets"
@@ -23,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--checkpoint", type=Path, help="last.pt or best.pt of a run")
     parser.add_argument("--out", type=Path, required=True, help="folder for per_case.csv and summary.json")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--accelerator", choices=ACCELERATORS, default=NONE, help="run a bundle by OpenVINO, to see what that costs"
+    )
     parser.add_argument("--subsets", nargs="+", metavar="SUBSET", help="such as T1Gd+FLAIR; default: all 15")
     parser.add_argument("--limit-cases", type=int, metavar="N", help="the first N cases of the split only")
     parser.add_argument("--save-labels", action="store_true", help="keep the label maps in OUT/labels")
@@ -51,10 +56,12 @@ def run(arguments: argparse.Namespace) -> None:
     )
     with joined_world(arguments.device) as world:
         device = world.product_device(arguments.device)
+        if arguments.checkpoint and arguments.accelerator != NONE:
+            raise ValueError("an accelerator runs bundles; export the checkpoint first")
         if arguments.checkpoint:
             candidate = Candidate.from_checkpoint(arguments.checkpoint, device)
         else:
-            candidate = Candidate.from_bundle(arguments.bundle, device)
+            candidate = Candidate.from_bundle(arguments.bundle, device, arguments.accelerator)
         if world.is_main:
             print(f"{candidate.source} on {candidate.device}: {len(cases)} cases of {arguments.split}", flush=True)
         path = evaluate(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from .. import __version__
+from ..accelerator import NONE, choose_accelerated
 from ..errors import BatchError, Cancelled, DeviceError, InputError, OutputError
 from ..pipeline import Progress, Segmenter
 from ..segmentation_io import atomic_output, check_output
@@ -59,6 +60,7 @@ class EvaluateRequest:
     predictions: Sequence[Path] = ()
     convention: str = AUTO
     device: str = "auto"
+    accelerator: str = NONE
     weights: Optional[Path] = None
     jobs: int = 1
     reports: bool = False
@@ -122,9 +124,7 @@ def evaluate(request: EvaluateRequest, progress: Optional[Progress] = None) -> E
         else:
             left.append(task)
     if any(task.segmented_here for task in left):
-        from ..devices import choose_device
-
-        choose_device(request.device)  # not there: said once, before anything is done
+        choose_accelerated(request.accelerator, request.device)  # not there: said once, before anything is done
     done: list[str] = []
     failed: dict[str, str] = {}
     try:
@@ -149,6 +149,8 @@ def evaluate(request: EvaluateRequest, progress: Optional[Progress] = None) -> E
 def _tasks(request: EvaluateRequest) -> list[Task]:
     items = read_worklist(request.source, request.predictions, request.output)
     bundle = "" if all(item.predictions for item in items) else read_bundle(request.weights).sha256
+    if bundle and request.accelerator != NONE:
+        bundle += f" {request.accelerator}"
     return [
         Task(
             item, request.output, request.convention, request.reports, request.overwrite,
@@ -176,11 +178,19 @@ def _records(
     """Do the tasks; gives each with what was noted, in the order in which they end."""
     total = len(tasks)
     if request.jobs == 1:
-        load = lru_cache(maxsize=None)(partial(load_segmenter, request.weights, request.device, _local_rank()))
+        load = lru_cache(maxsize=None)(
+            partial(load_segmenter, request.weights, request.device, _local_rank(), request.accelerator)
+        )
         for number, task in enumerate(tasks):
             yield task, run_case(task, load, _case_progress(progress, number, total, task.item.name))
         return
-    work = partial(_work, weights=request.weights, device=request.device, first=_local_rank() * request.jobs)
+    work = partial(
+        _work,
+        weights=request.weights,
+        device=request.device,
+        first=_local_rank() * request.jobs,
+        accelerator=request.accelerator,
+    )
     with closing(in_processes(work, tasks, request.jobs)) as answers:
         for number, answer in enumerate(answers):
             if progress is not None:
@@ -206,19 +216,19 @@ def _local_rank() -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _work(task: Task, number: int, weights: Optional[Path], device: str, first: int) -> Record:
+def _work(task: Task, number: int, weights: Optional[Path], device: str, first: int, accelerator: str = NONE) -> Record:
     """One case in a process of its own, which keeps its network from case to case."""
-    return run_case(task, _loader(weights, device, first + number))
+    return run_case(task, _loader(weights, device, first + number, accelerator))
 
 
 @lru_cache(maxsize=1)
-def _loader(weights: Optional[Path], device: str, number: int) -> Callable[[], Segmenter]:
-    return lru_cache(maxsize=None)(partial(load_segmenter, weights, device, number))
+def _loader(weights: Optional[Path], device: str, number: int, accelerator: str) -> Callable[[], Segmenter]:
+    return lru_cache(maxsize=None)(partial(load_segmenter, weights, device, number, accelerator))
 
 
-def load_segmenter(weights: Optional[Path], device: str, number: int) -> Segmenter:
+def load_segmenter(weights: Optional[Path], device: str, number: int, accelerator: str = NONE) -> Segmenter:
     """The network for the process `number` on this machine: where there are several GPUs each takes its own."""
-    if device in ("auto", "cuda"):
+    if device in ("auto", "cuda") and accelerator == NONE:
         import torch
 
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -228,7 +238,7 @@ def load_segmenter(weights: Optional[Path], device: str, number: int) -> Segment
             except DeviceError:
                 if device == "cuda":
                     raise
-    return Segmenter(weights, device)
+    return Segmenter(weights, device, accelerator=accelerator)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ Load = Callable[[], Segmenter]
 
 @dataclass(frozen=True)
 class Task:
-    """One case and how it is done. bundle: sha256 of the weights with which it is segmented, "" where it is not."""
+    """One case and how it is done. bundle: sha256 of the weights, and accelerator, by which it is segmented; or ""."""
 
     item: WorkItem
     output: Path

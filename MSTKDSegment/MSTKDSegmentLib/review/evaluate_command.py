@@ -20,6 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
         predictions=tuple(arguments.predictions or ()),
         convention=arguments.ground_truth_convention,
         device=arguments.device,
+        accelerator=arguments.accelerator,
         weights=arguments.weights,
         jobs=arguments.jobs,
         reports=arguments.reports,

@@ -34,7 +34,7 @@ SCORE_HEADINGS = (
     "Region", "Masks", "Dice", "HD95 (mm)", "NSD 1 mm", "NSD 2 mm", "Reference (ml)", "Prediction (ml)", "Error (ml)",
     "Error (%)", "Sensitivity", "Precision", "Lesions found", "False lesions",
 )  # fmt: skip
-_MAKING = ("software", "bundle", "sequences", "device", "versions", "date")
+_MAKING = ("software", "bundle", "sequences", "device", "accelerator", "versions", "date")
 PLACE_HEADINGS = ("", "Region", "Error", "ml", "Up to (mm)", "Where", "R, A, S (mm, Slicer)")
 
 
