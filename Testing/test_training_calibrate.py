@@ -65,8 +65,10 @@ def test_dice_at_a_threshold_is_that_of_the_mask():
 
 
 def test_the_best_threshold_is_where_the_mean_dice_is_highest_and_near_one_half_where_it_does_not_matter():
-    timid = of([(0.0, 10**6, 0), (0.1, 100, 80), (0.3, 100, 90)], reference=170)
-    assert 1 < best_threshold([timid]) <= 20
+    timid = of([(0.0, 10**6, 0), (0.22, 100, 80), (0.3, 100, 90)], reference=170)
+    assert 40 <= best_threshold([timid]) <= 44
+    vague = of([(0.0, 10**6, 0), (0.1, 100, 80), (0.3, 100, 90)], reference=170)
+    assert 40 <= best_threshold([vague]) <= 60  # never on less evidence, although Dice would be higher
     sure = of([(0.0, 10**6, 0), (0.02, 100, 3), (0.98, 100, 97)], reference=100)
     assert best_threshold([sure]) == BINS // 2
 
@@ -92,7 +94,7 @@ def cohort(*timid):
     """Cases that differ in how timid the network is: by (case, subset, region)."""
     return {
         (f"case{i}", name, region): of(
-            [(0.0, 10**6, 10), (0.1, 400, 300) if shy else (0.1, 50, 2), (0.6, 400, 360)], 670 if shy else 372
+            [(0.0, 10**6, 10), (0.25, 400, 300) if shy else (0.25, 50, 2), (0.6, 400, 360)], 670 if shy else 372
         )
         for i, shy in enumerate(timid)
         for name in SUBSET_NAMES

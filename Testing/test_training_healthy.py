@@ -11,7 +11,8 @@ pytest.importorskip("monai", reason="training needs the `train` extra")
 from MSTKDSegmentLib.decision import NO_DECISION, Decision  # noqa: E402
 from MSTKDSegmentLib.regions import CleanUp  # noqa: E402
 
-from training.healthy import Invented, invented, mirrored, summary_of, symmetry_plane, without_tumour  # noqa: E402
+from training.healthy import Invented, invented, summary_of  # noqa: E402
+from training.mirror import mirrored, symmetry_plane, without_tumour  # noqa: E402
 
 
 def brain(width=40, middle=17):

@@ -69,12 +69,15 @@ class SamplingConfig:
 
     tumour_share: probability that a crop is centred on a tumour label (each label that is present equally often).
     full_share: probability of all four sequences, before the uniform draw over the 15 subsets.
+    healthy_share: probability of a brain without tumour: the patient's own, the tumour's half replaced by the mirror
+    image of the other one (`mirror.without_tumour`); patients with tumour in both halves stay as they are.
     resection_cavity: label 4 of BraTS 2024 is `background`, `ignore`d by the segmentation loss, or a fifth `class`.
     memory_gb: prepared cases kept in a computer's memory; further ones are read again when they are drawn.
     """
 
     tumour_share: Share = 0.8
     full_share: Share = 0.2
+    healthy_share: Share = 0.0
     centre_jitter: Steps = 8
     resection_cavity: Literal["background", "ignore", "class"] = "background"
     workers: Steps = 1

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from training.augment import Augmentation
 from training.config import SamplingConfig
 from training.losses import IGNORE
+from training.mirror import without_tumour
 from training.mixing import carve_mix
 
 
@@ -82,6 +83,11 @@ class CropDataset(Dataset):
             donor = (index + 1 + int(rng.integers(len(self.cases) - 1))) % len(self.cases)
             images, labels = carve_mix(images, labels, *self.cases[donor], rng)
             name = f"{name} with the lesion of {self.cases.names[donor]}"
+        # Drawn only where it is wanted, so that runs without it keep their crops.
+        elif self.sampling.healthy_share and rng.random() < self.sampling.healthy_share:
+            healthy = without_tumour(images, labels)
+            if healthy is not None:
+                images, labels, name = healthy, np.zeros_like(labels), f"{name} without its tumour"
         centre = choose_centre(labels, rng, self.sampling.tumour_share)
         # Jitter, so that the tumour is not always in the middle.
         jitter = self.sampling.centre_jitter

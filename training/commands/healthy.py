@@ -24,7 +24,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from training.cache import load_case
     from training.files import write_text
-    from training.healthy import invented, summary_of, without_tumour
+    from training.healthy import invented, summary_of
+    from training.mirror import without_tumour
     from training.scores import REGIONS
     from training.splits import part, read_splits
 
