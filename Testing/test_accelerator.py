@@ -19,7 +19,7 @@ from MSTKDSegmentLib.accelerator import (  # noqa: E402
     AcceleratedNetwork,
     choose_accelerated,
 )
-from MSTKDSegmentLib.bench import write_phantom  # noqa: E402
+from MSTKDSegmentLib.bench.phantom import write_phantom  # noqa: E402
 from MSTKDSegmentLib.cli import main  # noqa: E402
 from MSTKDSegmentLib.devices import DeviceChoice, choose_device  # noqa: E402
 from MSTKDSegmentLib.errors import Cancelled, DeviceError  # noqa: E402

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from MSTKDSegmentLib.bench.hardware import commit as current_commit
+
+__all__ = ["current_commit", "describe_hardware", "package_versions"]
 
 PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "pydantic", "PyYAML")
 
@@ -22,23 +24,6 @@ def describe_hardware(device: torch.device) -> str:
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     return f"{model}, {torch.get_num_threads()} threads"
-
-
-def current_commit() -> str:
-    """The checkout's commit, with "+changes" where files differ from it, or "unknown" outside a git checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str:
-        try:
-            done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
-        except OSError:
-            return ""
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "HEAD")
-    if not commit:
-        return "unknown"
-    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def package_versions() -> dict[str, str]:
