@@ -34,6 +34,7 @@ from training.discovery import find_case  # noqa: E402
 from training.evaluate import Candidate, evaluate  # noqa: E402
 from training.export import export_bundle  # noqa: E402
 from training.loop import run_training  # noqa: E402
+from training.model_card import card_markdown  # noqa: E402
 from training.networks import network_of, read_checkpoint  # noqa: E402
 from training.scores import REGIONS, SUBSET_NAMES  # noqa: E402
 
@@ -150,6 +151,10 @@ def test_the_commands_choose_and_the_exported_card_has_it(tiny_run, tmp_path):
     final = read_bundle(tmp_path / "final.zip")
     assert final.card["confidence"]["patients"] == 3
     assert set(final.card["confidence"]["expected_calibration_error"]) == set(REGIONS)
+    page = card_markdown(final.card)
+    row = final.card["decision"]["thresholds"]["FLAIR"]
+    assert f"| FLAIR | {row['WT']:.2f} | {row['TC']:.2f} | {row['ET']:.2f} |" in page
+    assert page.count("expected calibration error") == 1
     assert Segmenter(final, "cpu").decision == Decision.from_dict(json.loads(first)["decision"])
     with pytest.raises(WeightsError, match="run `calibrate` again"):
         read_decision(out / "decision.json", "0" * 64)

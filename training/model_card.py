@@ -33,6 +33,8 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     ]
     if metrics["subsets"]:
         lines += _figures(metrics)
+    if card.get("decision", {}).get("thresholds"):
+        lines += _decision(card["decision"], card["confidence"])
     return "\n".join(lines) + "\n"
 
 
@@ -85,3 +87,21 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
             lines.append(f"| {case} | " + " | ".join(f"{scores[r]:.3f}" for r in REGIONS) + " |")
         lines.append("")
     return lines
+
+
+def _decision(decision: Mapping[str, Any], confidence: Mapping[str, Any]) -> list[str]:
+    error = confidence["expected_calibration_error"]
+    lines = [
+        "## From which probability on a region is drawn",
+        "",
+        f"Chosen on the {confidence['split']} split (n = {confidence['patients']} patients), as were the curves that "
+        "calibrate probabilities. Command: `python -m training calibrate`.",
+        "",
+        "| sequences | WT | TC | ET |",
+        "|---|---|---|---|",
+    ]
+    for name, row in decision["thresholds"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{row[r]:.2f}" for r in REGIONS) + " |")
+    for key, words in (("before", "expected calibration error"), ("left_out", "... with the curves of the others")):
+        lines.append(f"| *{words}* | " + " | ".join(f"*{error[r][key]:.3f}*" for r in REGIONS) + " |")
+    return [*lines, ""]
