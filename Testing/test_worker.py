@@ -102,7 +102,8 @@ def test_the_child_finds_what_the_same_process_finds(request_, volumes, random_b
     assert np.array_equal(result.labels, expected.labels)
     assert result.labels.dtype == np.uint8
     assert result.labels.any()
-    assert np.allclose(result.region_probabilities, expected.region_probabilities, atol=1e-6)
+    # The child may compute on another number of threads, which rounds differently.
+    assert np.allclose(result.region_probabilities, expected.region_probabilities, atol=1e-4)
     assert result.volumes_ml == pytest.approx(expected.volumes_ml)
     assert result.reference == "FLAIR"
     assert result.notices == expected.notices
