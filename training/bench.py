@@ -75,10 +75,11 @@ def run_bench(
         times = _interleaved(trainers, crops, config.phases[0].batch, steps, side, told)
         memory = {name: _gpu_memory_mib(trainer, crops, config.phases[0].batch) for name, trainer in trainers.items()}
         macs = {name: step_macs(trainer) for name, trainer in trainers.items()}
+    known = header(command)
     about = {
-        **header(command),
+        **known,
         "device": {"name": str(world.device), "reason": describe_hardware(world.device)},
-        "versions": {**header(command)["versions"], **package_versions()},
+        "versions": {**known["versions"], **package_versions()},
         "crop": list(config.phases[0].crop),
         "batch": config.phases[0].batch,
         "precision": config.precision,

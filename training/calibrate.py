@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 import numpy as np
+from MSTKDSegmentLib.accelerator import AcceleratedNetwork
 from MSTKDSegmentLib.decision import MARGIN, Decision
-from MSTKDSegmentLib.inference import predict
-from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
-from MSTKDSegmentLib.network import MSTKDNet
+from MSTKDSegmentLib.modalities import SUBSETS, subset_name
 from MSTKDSegmentLib.regions import CAVITY, labels_to_regions, region_probabilities
 from scipy.optimize import minimize
+from torch import nn
 
 from training.scores import REGIONS
-from training.validation import padded
+from training.validation import predicted_probabilities
 
 BINS = 200
 PROBABILITIES = np.arange(BINS + 1) / BINS
@@ -63,18 +63,18 @@ def histogram(probabilities: np.ndarray, reference: np.ndarray) -> Histogram:
 
 
 def histograms_of(
-    network: MSTKDNet, images: np.ndarray, labels: np.ndarray, device: str, subsets: Sequence[tuple[str, ...]] = SUBSETS
+    network: nn.Module | AcceleratedNetwork,
+    images: np.ndarray,
+    labels: np.ndarray,
+    device: str,
+    subsets: Sequence[tuple[str, ...]] = SUBSETS,
 ) -> dict[tuple[str, str], Histogram]:
     """By (subset, region), of one prepared case: images (4, D, H, W), labels (D, H, W)."""
     truth = labels_to_regions(np.where(labels == CAVITY, 0, labels))
-    whole = padded(images)
-    depth, height, width = labels.shape
     found = {}
     for subset in subsets:
-        mask = availability(subset)
-        prediction = predict(network, whole * mask[:, None, None, None], mask, device=device)
-        regions = region_probabilities(prediction.probabilities[:, :depth, :height, :width])
-        for region, probability in zip(REGIONS, regions):
+        probabilities, _ = predicted_probabilities(network, images, subset, device)
+        for region, probability in zip(REGIONS, region_probabilities(probabilities)):
             found[subset_name(subset), region] = histogram(probability, truth[region])
     return found
 

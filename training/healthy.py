@@ -8,19 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from MSTKDSegmentLib.accelerator import AcceleratedNetwork
 from MSTKDSegmentLib.decision import Decision
-from MSTKDSegmentLib.inference import predict
-from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
+from MSTKDSegmentLib.geometry import choose_labels
+from MSTKDSegmentLib.modalities import SUBSETS, subset_name
 from MSTKDSegmentLib.network import MSTKDNet
-from MSTKDSegmentLib.regions import (
-    CleanUp,
-    region_probabilities,
-    regions_to_labels,
-    remove_small_components,
-    volumes_ml,
-)
+from MSTKDSegmentLib.regions import CleanUp, remove_small_components, volumes_ml
 
 from training.scores import REGIONS
-from training.validation import padded
+from training.validation import predicted_probabilities
 
 VOXEL_ML = 1e-3
 
@@ -44,16 +38,11 @@ def invented(
     subsets: Sequence[tuple[str, ...]] = SUBSETS,
 ) -> list[Invented]:
     """What the product would draw in `healthy` (4, D, H, W), for each subset."""
-    whole = padded(healthy)
     found = []
     for subset in subsets:
-        mask, name = availability(subset), subset_name(subset)
-        p = predict(network, whole * mask[:, None, None, None], mask, device=device).probabilities
-        thresholds = decision.thresholds_of(name)
-        if thresholds is None:
-            labels = p.argmax(axis=0).astype(np.uint8)
-        else:
-            labels = regions_to_labels(*(one >= least for one, least in zip(region_probabilities(p), thresholds)))
+        name = subset_name(subset)
+        probabilities, _ = predicted_probabilities(network, healthy, subset, device)
+        labels = choose_labels(probabilities, decision.thresholds_of(name))
         volumes = volumes_ml(remove_small_components(labels, clean_up, VOXEL_ML), VOXEL_ML)
         found.append(Invented(case, name, {region: volumes[region] for region in REGIONS}))
     return found

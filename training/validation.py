@@ -8,6 +8,7 @@ from typing import Callable, cast
 
 import numpy as np
 import torch
+from MSTKDSegmentLib.accelerator import AcceleratedNetwork
 from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
@@ -29,16 +30,23 @@ def padded(images: np.ndarray) -> np.ndarray:
     return np.pad(images.astype(np.float32), [(0, 0), *behind])
 
 
-def predicted_labels(
-    network: nn.Module, images: np.ndarray, subset: Sequence[str], device: str
+def predicted_probabilities(
+    network: nn.Module | AcceleratedNetwork, images: np.ndarray, subset: Sequence[str], device: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Label map (D, H, W) of the whole prepared case, seen through `subset`, and what the user should know."""
+    """Probabilities (4, D, H, W) of the whole prepared case, seen through `subset`, and what the user should know."""
     mask = availability(subset)
     image = padded(images) * mask[:, None, None, None]
     prediction = predict(cast(MSTKDNet, network), image, mask, device=device, window=getattr(network, "window", None))
     depth, height, width = images.shape[1:]
-    labels = prediction.probabilities[:, :depth, :height, :width].argmax(0).astype(np.uint8)
-    return labels, prediction.notices
+    return prediction.probabilities[:, :depth, :height, :width], prediction.notices
+
+
+def predicted_labels(
+    network: nn.Module, images: np.ndarray, subset: Sequence[str], device: str
+) -> tuple[np.ndarray, list[str]]:
+    """Label map (D, H, W): the most probable classes of `predicted_probabilities`, and its notices."""
+    probabilities, notices = predicted_probabilities(network, images, subset, device)
+    return probabilities.argmax(0).astype(np.uint8), notices
 
 
 def validation_dice(

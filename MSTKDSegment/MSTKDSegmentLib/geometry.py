@@ -236,25 +236,32 @@ def labels_to_native(
     coincide the choice is copied. One array at a time is held. `between` is called before each is interpolated; what
     it raises ends the work. `matrix` as in `to_native`.
     """
-    arrays = probabilities if thresholds is None else region_probabilities(probabilities)
-
-    def chosen(those: Iterable[np.ndarray]) -> np.ndarray:
-        return _most_probable(those) if thresholds is None else _from_thresholds(those, thresholds)
-
     if _same_space(matrix) and _common_lattice(reference_image, grid) is not None:
-        return to_native(chosen(arrays), grid, reference_image, is_label=True)
+        return to_native(choose_labels(probabilities, thresholds), grid, reference_image, is_label=True)
 
     def interpolated() -> Iterator[np.ndarray]:
-        for one in arrays:
+        for one in _compared(probabilities, thresholds):
             if between is not None:
                 between()
             yield to_native(one, grid, reference_image, is_label=False, matrix=matrix)
 
-    return chosen(interpolated())
+    return _chosen(interpolated(), thresholds)
 
 
-def _from_thresholds(regions: Iterable[np.ndarray], thresholds: Sequence[float]) -> np.ndarray:
-    return regions_to_labels(*(probability >= threshold for probability, threshold in zip(regions, thresholds)))
+def choose_labels(probabilities: np.ndarray, thresholds: Optional[Sequence[float]]) -> np.ndarray:
+    """`labels_to_native` on the grid of `probabilities` (C, D, H, W) itself."""
+    return _chosen(_compared(probabilities, thresholds), thresholds)
+
+
+def _compared(probabilities: np.ndarray, thresholds: Optional[Sequence[float]]) -> np.ndarray:
+    """What the choice is made from: the classes, or with `thresholds` the regions."""
+    return probabilities if thresholds is None else region_probabilities(probabilities)
+
+
+def _chosen(arrays: Iterable[np.ndarray], thresholds: Optional[Sequence[float]]) -> np.ndarray:
+    if thresholds is None:
+        return _most_probable(arrays)
+    return regions_to_labels(*(probability >= threshold for probability, threshold in zip(arrays, thresholds)))
 
 
 def _most_probable(classes: Iterable[np.ndarray]) -> np.ndarray:

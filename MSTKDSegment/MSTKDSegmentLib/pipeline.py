@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Union
+from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -31,7 +31,7 @@ from .preparation import Laps, prepare
 from .preparation_record import PreparationRecord, Wishes
 from .preprocess import fill_holes, normalise
 from .recognition import Recognition, ready_record, recognise, skull_still_there
-from .regions import NO_CLEAN_UP, CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
+from .regions import CleanUp, region_probabilities, remove_small_components, volumes_ml, voxel_volume_ml
 from .registration import IDENTITY, as_transform, composed, inverted, stop_if
 from .volumes import Volume, read_volume, volume_from_image
 from .weights import Bundle, load_network, read_bundle
@@ -257,6 +257,17 @@ def _normalised(volume: Volume, mask: np.ndarray) -> sitk.Image:
     return image
 
 
+Rules = TypeVar("Rules")
+
+
+def _from_card(bundle: Bundle, name: str, read: Callable[[Mapping[str, Any]], Rules]) -> Rules:
+    """The card's entry `name`, as `read` understands it; empty where the card has none."""
+    try:
+        return read(bundle.card.get(name.replace("-", "_"), {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{bundle.source}: the card's {name} is unusable ({error})") from error
+
+
 class Segmenter:
     """A bundle on a device, ready for one case after another: weights are read once and stay on the device.
 
@@ -281,14 +292,8 @@ class Segmenter:
         self.device = choose_accelerated(accelerator, device)
         clock.lap("choose the device")
         self.window, self.accelerator = window, accelerator
-        try:
-            self.clean_up = CleanUp.from_dict(self.bundle.card.get("clean_up", NO_CLEAN_UP.to_dict()))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{self.bundle.source}: the card's clean-up is unusable ({error})") from error
-        try:
-            self.decision = Decision.from_dict(self.bundle.card.get("decision", {}))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{self.bundle.source}: the card's decision is unusable ({error})") from error
+        self.clean_up = _from_card(self.bundle, "clean-up", CleanUp.from_dict)
+        self.decision = _from_card(self.bundle, "decision", Decision.from_dict)
         self.network: MSTKDNet | AcceleratedNetwork = load_network(self.bundle)
         if accelerator != NONE:
             self.network = AcceleratedNetwork(self.network)

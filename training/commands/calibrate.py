@@ -12,11 +12,16 @@ HELP = "choose thresholds and calibrate probabilities on the validation part"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_bundle_arguments(parser, "part to choose on, never a test part (default: val)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for decision.json and reliability.png")
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser, split: str) -> None:
+    """A bundle, a device to run it on, and the part of the prepared cases that it is run on."""
     parser.add_argument("--bundle", type=Path, help="bundle (.zip); default: the one that the product ships")
     parser.add_argument("--splits", type=Path, required=True, help="JSON that `split` wrote")
-    parser.add_argument("--split", default="val", help="part to choose on, never a test part (default: val)")
+    parser.add_argument("--split", default="val", help=split)
     parser.add_argument("--cache", type=Path, required=True, help="folder that `prepare` wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder for decision.json and reliability.png")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
@@ -35,11 +40,12 @@ def run(arguments: argparse.Namespace) -> None:
     for number, case in enumerate(cases, start=1):
         if not any(key[0] == case for key in found):
             images, labels = load_case(arguments.cache, case)
-            mine = histograms_of(candidate.network, images, labels, candidate.device)  # type: ignore[arg-type]
+            mine = histograms_of(candidate.network, images, labels, candidate.device)
             found |= {(case, subset, region): one for (subset, region), one in mine.items()}
             write_histograms(arguments.out, digest, found)
         print(f"{number}/{len(cases)} {case}", flush=True)
-    patient_of = {case: read_patients(arguments.splits).get(case, case) for case in cases}
+    known = read_patients(arguments.splits)
+    patient_of = {case: known.get(case, case) for case in cases}
     calibration = calibrate({key: one for key, one in found.items() if key[0] in patient_of}, patient_of)
     path = write_calibration(
         arguments.out,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from training.commands.calibrate import add_bundle_arguments
+
 HELP = "count what is invented in brains without a tumour"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", type=Path, help="bundle (.zip); default: the one that the product ships")
-    parser.add_argument("--splits", type=Path, required=True, help="JSON that `split` wrote")
-    parser.add_argument("--split", default="val", help="part whose patients are used (default: val)")
-    parser.add_argument("--cache", type=Path, required=True, help="folder that `prepare` wrote")
+    add_bundle_arguments(parser, "part whose patients are used (default: val)")
     parser.add_argument("--out", type=Path, required=True, help="JSON with every volume and their summary")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
 def run(arguments: argparse.Namespace) -> None:

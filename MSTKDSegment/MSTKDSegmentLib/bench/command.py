@@ -110,8 +110,7 @@ def _part(progress: Progress, start: float, end: float) -> Progress:
 
 def print_bench(measured: Mapping[str, Any]) -> None:
     """The measurements for a person at a terminal."""
-    for table in bench_tables(measured):
-        print_tables([table])
+    print_tables(bench_tables(measured))
     if measured["quick"]:
         print_line("quick: small sizes, one run; not a measurement", "yellow")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -51,8 +51,13 @@ def hardware() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of Python, of this software and of the packages that decide the figures."""
-    found = {"python": platform.python_version(), "mstkdsegment": __version__}
-    for name in PACKAGES:
+    return {"python": platform.python_version(), "mstkdsegment": __version__, **package_versions(PACKAGES)}
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """The installed version of each package, or "absent"."""
+    found = {}
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
