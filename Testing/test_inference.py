@@ -256,8 +256,8 @@ def test_a_gpu_that_is_full_ends_on_the_cpu_and_says_so(small, image, plenty):
     ("side", "free_mb", "window", "notices"),
     [
         (160, 1000, None, 0),
-        (160, 430, 128, 1),  # the whole volume takes 459 MB; windows of 128 take 235 + 164 MB
-        (160, 300, 96, 1),  # 99 + 164 MB
+        (160, 700, 128, 1),  # the whole volume takes 717 MB; windows of 128 take 367 + 164 MB
+        (160, 500, 96, 1),  # 155 + 164 MB
         (160, 1, 64, 1),  # the smallest is tried in any case
     ],
 )
@@ -269,9 +269,18 @@ def test_on_the_cpu_the_first_step_that_fits_into_free_memory_is_taken(monkeypat
     assert len(result.notices) == notices
     if notices:
         assert result.notices[0] == (
-            f"the whole volume would take about 0.5 GB of memory and {free_mb / 1000:.1f} GB are free; going on with "
+            f"the whole volume would take about 0.7 GB of memory and {free_mb / 1000:.1f} GB are free; going on with "
             f"windows of {window} voxels on the CPU"
         )
+
+
+def test_memory_that_the_process_keeps_is_given_back_before_a_step_down(monkeypatch):
+    free = [10**6]
+    monkeypatch.setattr(inference, "available_memory", lambda: free[-1])
+    monkeypatch.setattr(inference, "give_back_freed_memory", lambda: free.append(10**9))
+    monkeypatch.setattr(inference, "_run", lambda network, image, *_: np.zeros_like(image))
+    result = predict(FullAtTheEnd(0), np.zeros((4, 160, 160, 160), np.float32), ALL)
+    assert (result.window, result.notices, len(free)) == (None, [], 2)
 
 
 def test_other_errors_are_not_taken_for_memory(network, image):

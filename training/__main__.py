@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 
+from MSTKDSegmentLib.allocation import keep_freed_memory
 from MSTKDSegmentLib.errors import MSTKDError
 
 # In the order in which they are used; each is a module of training.commands.
@@ -28,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
+    keep_freed_memory()
     try:
         arguments.run_command(arguments)
     except MSTKDError as error:

@@ -20,7 +20,7 @@ from MSTKDSegmentLib.patients import patient_of
 from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
 from MSTKDSegmentLib.preparation_record import READY
 from MSTKDSegmentLib.regions import CleanUp, remove_small_components, voxel_volume_ml
-from MSTKDSegmentLib.weights import write_bundle
+from MSTKDSegmentLib.weights import weights_sha256, write_bundle
 
 from training.calibration_files import read_decision
 from training.evaluate import with_subset
@@ -92,17 +92,17 @@ def export_bundle(
         "clean_up": (clean_up_rules or CleanUp()).to_dict(),
         "metrics": dict(NO_METRICS) if summary is None else _metrics_card(summary, clean_up),
     }
+    digest = weights_sha256(state["average"])
+    if decision is not None:
+        chosen, about = read_decision(decision, digest)
+        card |= {"decision": chosen.to_dict(), "confidence": about}
+    if summary is not None:
+        _require_fitting(summary, digest, cases, str(evaluation))
+        if summary.get("decision", NO_DECISION.to_dict()) != card.get("decision", NO_DECISION.to_dict()):
+            raise WeightsError(f"{evaluation}: made with other thresholds than the card's; evaluate again")
     draft = out.with_name(f".{out.name}.draft")
     try:
-        digest = write_bundle(draft, state["average"], card)
-        if decision is not None:
-            chosen, about = read_decision(decision, digest)
-            card |= {"decision": chosen.to_dict(), "confidence": about}
-            write_bundle(draft, state["average"], card)
-        if summary is not None:
-            _require_fitting(summary, digest, cases, str(evaluation))
-            if summary.get("decision", NO_DECISION.to_dict()) != card.get("decision", NO_DECISION.to_dict()):
-                raise WeightsError(f"{evaluation}: made with other thresholds than the card's; evaluate again")
+        write_bundle(draft, state["average"], card)
         agreement = _verify(network, draft, read_case(trial, wishes=READY))
         draft.replace(out)
     finally:

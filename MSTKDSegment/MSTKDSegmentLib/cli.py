@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
 from . import __version__
 from .accelerator import ACCELERATORS, NONE
+from .allocation import keep_freed_memory
 from .errors import Cancelled, MSTKDError, RoleError
 from .terminal import error_json, print_error, print_line, progress_bar, warn
 
@@ -489,6 +490,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _run(argv: Optional[Sequence[str]]) -> int:
     as_json = False
+    keep_freed_memory()
     try:
         arguments = build_parser().parse_args(argv)
         as_json = arguments.json

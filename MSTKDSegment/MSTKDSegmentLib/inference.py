@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Callable
 import numpy as np
 
 from .accelerator import AcceleratedNetwork
+from .allocation import give_back_freed_memory
 from .errors import Cancelled, DeviceError
 from .memory import available_memory, bytes_needed, is_out_of_memory
 from .regions import BACKGROUND, CAVITY
@@ -117,8 +118,11 @@ def _that_fit(
     free = available_memory()
     if free is None:
         return plan, ""
-    accelerated = isinstance(network, AcceleratedNetwork)
-    needs = [bytes_needed(network.config.preset, shape, size, accelerated) for size in plan]
+    needs = [bytes_needed(network.config.preset, shape, size) for size in plan]
+    if needs[0] > free:
+        # What this process keeps of the last case counts as taken.
+        give_back_freed_memory()
+        free = available_memory() or 0
     first = next((index for index, need in enumerate(needs) if need <= free), len(plan) - 1)
     if first == 0:
         return plan, ""

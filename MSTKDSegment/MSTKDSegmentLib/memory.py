@@ -13,12 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
-# Bytes of main memory per voxel that one pass takes, float32 on the CPU: the growth of the peak resident size at 128^3
-# (compact) and 96^3 (paper), fixed parts included. Between two sizes it grows by less: compact by 97 bytes per voxel
-# from 96^3 to 128^3, paper by 458 from 64^3 to 96^3.
-PASS_BYTES = {"compact": 112, "medium": 90, "paper": 612}
-# What OpenVINO takes more than torch, likewise: 112 bytes at 128^3 in bf16 (compact).
-OPENVINO_BYTES = 25
+# Bytes of main memory per voxel that one pass takes, float32 on the CPU, where the process keeps what it frees
+# (`allocation`): the growth of the peak resident size at 128^3 (compact, medium), fixed parts included, and at 96^3
+# (paper, half of the weights counted). A larger volume takes less per voxel: compact 126 bytes at 160x192x128.
+PASS_BYTES = {"compact": 175, "medium": 190, "paper": 1350}
 # Windows also keep the sum of four class probabilities and its weight for the whole volume, float32, and copies of it.
 SUM_BYTES = 40
 
@@ -68,13 +66,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _SIGNS.search(str(error).lower()) is not None
 
 
-def bytes_needed(preset: str, shape: Sequence[int], window: Optional[int], accelerated: bool = False) -> int:
+def bytes_needed(preset: str, shape: Sequence[int], window: Optional[int]) -> int:
     """About what the network of `preset` takes on the CPU for a volume (D, H, W), whole or in cubes of `window`.
 
-    accelerated: by OpenVINO in the place of torch.
+    OpenVINO in the place of torch takes less (137 bytes per voxel at 128^3 for compact in bf16), and is counted alike.
     """
     # A network that was never measured is counted like the larger one.
-    per_voxel = PASS_BYTES.get(preset, PASS_BYTES["paper"]) + (OPENVINO_BYTES if accelerated else 0)
+    per_voxel = PASS_BYTES.get(preset, PASS_BYTES["paper"])
     if window is None:
         return math.prod(shape) * per_voxel
     return window**3 * per_voxel + math.prod(max(side, window) for side in shape) * SUM_BYTES

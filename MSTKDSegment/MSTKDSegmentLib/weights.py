@@ -58,16 +58,12 @@ def default_bundle_path() -> Path:
     raise WeightsError(f"the shipped weights are missing ({known[0]}); reinstall, or give a bundle with --weights")
 
 
-def write_bundle(path: Path, state: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    """Write `state` (name -> tensor, stored as fp16) and `card` to `path`; returns the weights' sha256.
+def write_bundle(path: Path, state: Mapping[str, Any], card: Mapping[str, Any]) -> None:
+    """Write `state` (name -> tensor, stored as fp16) and `card` to `path`, the weights' sha256 added.
 
     The same tensors and card give the same bytes. Written under a temporary name, then renamed.
     """
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save({name: value.detach().cpu().half().contiguous() for name, value in state.items()}, buffer)
-    weights = buffer.getvalue()
+    weights = _stored(state)
     digest = hashlib.sha256(weights).hexdigest()
     full_card = {**card, "format": FORMAT, "sha256": digest}
     missing = [name for name in REQUIRED_FIELDS if name not in full_card]
@@ -81,7 +77,19 @@ def write_bundle(path: Path, state: Mapping[str, Any], card: Mapping[str, Any]) 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return digest
+
+
+def weights_sha256(state: Mapping[str, Any]) -> str:
+    """The sha256 that a bundle of `state` (name -> tensor) has in its card."""
+    return hashlib.sha256(_stored(state)).hexdigest()
+
+
+def _stored(state: Mapping[str, Any]) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({name: value.detach().cpu().half().contiguous() for name, value in state.items()}, buffer)
+    return buffer.getvalue()
 
 
 def read_bundle(path: str | Path | None = None) -> Bundle:

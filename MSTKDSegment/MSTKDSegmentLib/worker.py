@@ -27,6 +27,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, TextIO
 
+from .allocation import keep_freed_memory
 from .errors import MSTKDError
 
 Tell = Callable[..., None]
@@ -41,6 +42,7 @@ def main(folder: Path) -> int:
 def run_child(folder: Path, work: Callable[[Path, Tell], None]) -> int:
     """Do `work(folder, tell)` as the child of a `worker_process.WorkerRun`; the exit code as `main` gives it."""
     tell = _teller(_private_stdout())
+    keep_freed_memory()
     threading.Thread(target=_leave_with_the_parent, args=(_private_stdin(), folder), daemon=True).start()
     try:
         work(folder, tell)

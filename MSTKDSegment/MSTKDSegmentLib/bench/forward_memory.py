@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..allocation import keep_freed_memory
 from ..memory import memory_mib, peak_memory_mib
 
 PASSES = 2
@@ -50,6 +51,7 @@ def _forget_the_peak() -> None:
 
 
 def main(words: Sequence[str]) -> None:
+    keep_freed_memory()  # as the commands do
     preset, precision, device, *shape = words
     print(json.dumps(measured(preset, precision, device, [int(side) for side in shape])))
 
