@@ -111,15 +111,12 @@ def test_the_loss_is_the_weighted_sum_of_all_terms(cases, teacher, mode):
 
 
 def test_at_the_start_every_term_has_a_sensible_share(cases):
-    """A random student and a trained teacher: no term below a thousandth of the total, none twice the segmentation's.
-
-    The longer a teacher has learnt the larger its logits, and with them the first distance of a random student to them.
-    """
+    """A random student and a trained teacher: no term is below a thousandth of the total, none above segmentation."""
     taught = tiny.changed(teacher=TeacherConfig("frozen", str(default_bundle_path())))
     figures = Trainer(taught).train_step(tiny.batch(cases, 0, 1, 2, 3))
     shares = {name: figures[f"share/{name}"] for name in losses.TERMS}
     assert min(shares.values()) > 1e-3
-    assert max(shares.values()) < 2 * shares["segmentation"]
+    assert max(shares, key=lambda name: shares[name]) == "segmentation"
 
 
 def test_terms_without_a_weight_are_not_computed_and_the_ramp_spares_the_segmentation(cases, teacher):

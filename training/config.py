@@ -130,11 +130,11 @@ class TeacherConfig:
 class DistillationConfig:
     """Factors of eq. 4 (alpha, beta), 8 (lambda_mse, lambda_kd, tau), 11 (epsilon, theta) and 12 (lambda_1 to 4).
 
-    The paper names none of their values. tau is the published code's; the others are ours, set so that no term is below
-    a thousandth of the total or far above the segmentation loss at the start (`training/README.md` shows the shares). A
-    factor of 0 switches a term off, and it is not computed. All but lambda_4 grow from 0 over `ramp_steps`; from
-    `until_step` on (0: never) the student learns from the labels alone, so that Dice has the last word: the logit terms
-    ask for honest probabilities, which stay below one half where a sequence that shows a region is missing.
+    The paper names none of their values. tau is the published code's; the others are ours, set so that no term is
+    below a thousandth or above the segmentation loss at the start (`training/README.md` shows the shares). A factor of
+    0 switches a term off, and it is not computed. All but lambda_4 grow from 0 over `ramp_steps`; from `until_step` on
+    (0: never) the student learns from the labels alone, so that Dice has the last word: the logit terms ask for honest
+    probabilities, which stay below one half where a sequence that shows a region is missing.
     """
 
     lambda_1: Factor = 1.0  # MS-TKD
@@ -143,7 +143,7 @@ class DistillationConfig:
     lambda_4: Factor = 1.0  # Dice and cross entropy
     alpha: Factor = 0.1
     beta: Factor = 0.1
-    lambda_mse: Factor = 0.02
+    lambda_mse: Factor = 0.01
     lambda_kd: Factor = 2.0
     tau: Positive = 7.0
     epsilon: Factor = 0.02
