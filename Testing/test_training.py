@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("monai", reason="training needs the `train` extra")
@@ -20,6 +21,7 @@ pytest.importorskip("pydantic", reason="training needs the `train` extra")
 import torch.nn.functional as F  # noqa: E402
 import training_run as tiny  # noqa: E402
 from MSTKDSegmentLib.errors import OutputError, WeightsError  # noqa: E402
+from MSTKDSegmentLib.geometry import canonical_grid  # noqa: E402
 from MSTKDSegmentLib.network import ResidualBlock, space_to_depth  # noqa: E402
 from MSTKDSegmentLib.weights import default_bundle_path  # noqa: E402
 
@@ -40,7 +42,7 @@ from training.engine import Trainer  # noqa: E402
 from training.loop import Stopped, run_training  # noqa: E402
 from training.networks import build_training_network, factorised  # noqa: E402
 from training.runlog import read_log  # noqa: E402
-from training.validation import padded, predicted_labels, validation_dice  # noqa: E402
+from training.validation import framed, predicted_labels, validation_dice  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -565,11 +567,18 @@ def test_validation_dice_by_hand(cases):
     assert found["score"] == pytest.approx(np.mean(expected) / 3, abs=2e-3)
 
 
-def test_padding_is_behind_and_to_multiples_of_32():
-    image = padded(np.ones((4, 28, 32, 33), np.float16))
-    assert image.shape == (4, 32, 32, 64)
-    assert image[:, :28, :32, :33].min() == 1
-    assert image[:, 28:].max() == image[..., 33:].max() == 0
+def test_a_prepared_case_is_framed_as_the_product_frames_it():
+    images = np.ones((4, 61, 64, 93), np.float16)
+    framed_images, place = framed(images)
+    # 61 + 2 * 2 mm of margin needs 96; 93 + 4 needs 128: 17.5 and 17.5 around.
+    assert framed_images.shape == (4, 96, 96, 128)
+    assert [side.start for side in place] == [18, 16, 18]
+    assert framed_images[(slice(None), *place)].min() == 1
+    assert framed_images.sum() == images.size
+    image = sitk.GetImageFromArray(np.pad(images[0].astype(np.float32), 7))
+    grid = canonical_grid({"T1": image}, "T1")
+    assert grid.shape == framed_images.shape[1:]
+    assert [7 - round(first) for first in grid.origin[::-1]] == [side.start for side in place]
 
 
 def test_the_log_has_each_step_once_whatever_was_redone(cases, tmp_path):

@@ -13,7 +13,7 @@ pytest.importorskip("monai", reason="training needs the `train` extra")
 import training_run as tiny  # noqa: E402
 from MSTKDSegmentLib.modalities import SUBSETS  # noqa: E402
 
-from training.augment import crop_around  # noqa: E402
+from training.augment import Augmentation, crop_around  # noqa: E402
 from training.config import AugmentationConfig, SamplingConfig  # noqa: E402
 from training.crops import choose_centre, choose_subset, kept_inside, trained_labels  # noqa: E402
 from training.losses import IGNORE  # noqa: E402
@@ -94,7 +94,9 @@ def test_mixed_crops_say_so_and_can_be_switched_off(cases):
 
 
 def test_augmentation_off_gives_the_voxels_as_they_are(cases):
-    names = [name for name in AugmentationConfig.__dataclass_fields__ if name not in ("rotate_degrees", "scale")]
+    names = [
+        name for name in AugmentationConfig.__dataclass_fields__ if name not in ("rotate_degrees", "scale", "flip_axes")
+    ]
     config = replace(
         tiny.TINY,
         augmentation=AugmentationConfig(**dict.fromkeys(names, 0.0)),
@@ -106,6 +108,17 @@ def test_augmentation_off_gives_the_voxels_as_they_are(cases):
     middle = [side // 2 for side in labels.shape]
     assert np.array_equal(item["label"].numpy(), crop_around(labels, middle, (32, 32, 32)))
     assert np.allclose(item["image"].numpy(), crop_around(images, middle, (32, 32, 32)), atol=1e-2)
+
+
+@pytest.mark.parametrize("axes", [(2,), (0, 1)])
+def test_flips_are_along_the_chosen_axes_only(axes):
+    names = ("affine", "shift_scale", "gamma", "bias_field", "noise", "blur", "low_resolution", "carve_mix")
+    augmentation = Augmentation(AugmentationConfig(flip=1.0, flip_axes=axes, **dict.fromkeys(names, 0.0)))
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 8)).astype(np.float16)
+    labels = np.random.default_rng(1).integers(0, 4, (8, 8, 8)).astype(np.uint8)
+    cut = augmentation(images, labels, (4, 4, 4), (8, 8, 8), seed=3)
+    assert np.allclose(cut["image"], np.flip(images, [axis + 1 for axis in axes]), atol=1e-5)
+    assert np.array_equal(cut["label"], np.flip(labels, axes))
 
 
 def test_the_cavity_is_background_ignored_or_a_class():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 from MSTKDSegmentLib.allocation import keep_freed_memory
@@ -42,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f'training: error: {error}; install the tools first: pip install -e ".[train]"', file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print(f"training: {str(error) or 'stopped; run the same command again to go on'}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes tells
+            print(f"training: {str(error) or 'stopped; run the same command again to go on'}", file=sys.stderr)
         return 130
     return 0
 

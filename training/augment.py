@@ -44,7 +44,7 @@ class Augmentation:
             ]
         )
         self.flips = mt.Compose(
-            [mt.RandFlipd(["image", "label"], prob=c.flip, spatial_axis=axis) for axis in (0, 1, 2)]
+            [mt.RandFlipd(["image", "label"], prob=c.flip, spatial_axis=axis) for axis in c.flip_axes]
         )
         self.affine = mt.RandAffined(
             ["image", "label"],

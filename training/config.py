@@ -88,10 +88,13 @@ class SamplingConfig:
 class AugmentationConfig:
     """Probabilities (per crop, or per sequence for intensities) and ranges; 0 switches a transform off.
 
+    flip: of each of `flip_axes` (0 feet to head, 1 front to back, 2 left to right). Upside down no brain is scanned:
+    where crops hold the whole of it, [2] leaves the network its knowledge of where things are.
     carve_mix: probability of pasting another patient's lesion (CarveMix, Zhang et al. 2023), for small cohorts.
     """
 
     flip: Share = 0.5
+    flip_axes: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
     affine: Share = 0.4
     rotate_degrees: Factor = 20.0
     scale: Factor = 0.15

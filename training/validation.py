@@ -9,6 +9,7 @@ from typing import Callable, cast
 import numpy as np
 import torch
 from MSTKDSegmentLib.accelerator import AcceleratedNetwork
+from MSTKDSegmentLib.geometry import grid_around
 from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
@@ -16,7 +17,6 @@ from MSTKDSegmentLib.network import MSTKDNet
 from MSTKDSegmentLib.regions import CAVITY
 from torch import nn
 
-from training.config import SIDE_MULTIPLE
 from training.crops import Cases
 from training.distributed import World
 from training.scores import REGIONS
@@ -24,10 +24,17 @@ from training.scores import REGIONS
 BY_NAME = {subset_name(subset): subset for subset in SUBSETS}
 
 
-def padded(images: np.ndarray) -> np.ndarray:
-    """(4, D, H, W) float16 -> float32 with zeros behind, up to sides that the network takes."""
-    behind = [(0, -side % SIDE_MULTIPLE) for side in images.shape[1:]]
-    return np.pad(images.astype(np.float32), [(0, 0), *behind])
+def framed(images: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice, slice]]:
+    """(4, D, H, W) float16 -> float32 in the middle of the grid that the product would lay around it, and its place.
+
+    How much background surrounds a brain changes the statistics that group norm divides by.
+    """
+    shape = np.array(images.shape[1:])
+    grid = grid_around(np.full(3, -0.5), shape[::-1] - 0.5, np.zeros(3))
+    result = np.zeros((len(images), *grid.shape), np.float32)
+    z, y, x = (slice(int(-first), int(-first) + side) for first, side in zip(grid.origin[::-1], images.shape[1:]))
+    result[:, z, y, x] = images
+    return result, (z, y, x)
 
 
 def predicted_probabilities(
@@ -35,10 +42,9 @@ def predicted_probabilities(
 ) -> tuple[np.ndarray, list[str]]:
     """Probabilities (4, D, H, W) of the whole prepared case, seen through `subset`, and what the user should know."""
     mask = availability(subset)
-    image = padded(images) * mask[:, None, None, None]
+    image, place = framed(images * mask[:, None, None, None].astype(images.dtype))
     prediction = predict(cast(MSTKDNet, network), image, mask, device=device, window=getattr(network, "window", None))
-    depth, height, width = images.shape[1:]
-    return prediction.probabilities[:, :depth, :height, :width], prediction.notices
+    return prediction.probabilities[(slice(None), *place)], prediction.notices
 
 
 def predicted_labels(
