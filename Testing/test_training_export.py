@@ -15,14 +15,14 @@ import training_run as tiny  # noqa: E402
 from MSTKDSegmentLib.errors import WeightsError  # noqa: E402
 from MSTKDSegmentLib.network import build_network  # noqa: E402
 from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
-from MSTKDSegmentLib.weights import read_bundle, write_bundle  # noqa: E402
+from MSTKDSegmentLib.weights import load_network, read_bundle, write_bundle  # noqa: E402
 
 from training.cache import cache_fingerprint  # noqa: E402
 from training.checkpoint import save_checkpoint  # noqa: E402
 from training.config import SamplingConfig  # noqa: E402
 from training.discovery import find_case  # noqa: E402
 from training.evaluate import Candidate, evaluate  # noqa: E402
-from training.export import export_bundle, read_texts  # noqa: E402
+from training.export import Blend, blended, export_bundle, read_texts  # noqa: E402
 from training.loop import run_training  # noqa: E402
 from training.model_card import card_markdown  # noqa: E402
 from training.networks import read_checkpoint  # noqa: E402
@@ -129,6 +129,54 @@ def test_baselines_are_not_exported(export, checkpoint, tmp_path):
     save_checkpoint(state, tmp_path / "last.pt")
     with pytest.raises(WeightsError, match="a unetr network is a baseline"):
         export(tmp_path / "x.zip", checkpoint=tmp_path / "last.pt")
+
+
+def other_bundle(path: Path, preset: str = "compact", cases: tuple[str, ...] = ("Case_1",)) -> Path:
+    torch.manual_seed(5)
+    network = build_network(preset)
+    card = {
+        "name": "other",
+        "licence": "research use only",
+        "preset": preset,
+        "network": network.config.to_dict(),
+        "clean_up": {},
+        "metrics": {"split": None, "subsets": {}},
+        "training": {"cases": list(cases)},
+    }
+    write_bundle(path, network.state_dict(), card)
+    return path
+
+
+def test_a_blend_lies_between_the_run_and_what_it_came_from(export, checkpoint, tmp_path):
+    source = other_bundle(tmp_path / "other.zip")
+    mine, others = read_checkpoint(checkpoint)["average"], load_network(read_bundle(source)).state_dict()
+    found, digest = blended(read_checkpoint(checkpoint), Blend(source, 0.75), ["Case_1"])
+    assert digest == read_bundle(source).sha256
+    for name in ("stem.weight", "head.bias"):
+        assert torch.allclose(found[name], 0.75 * mine[name] + 0.25 * others[name], atol=1e-6)
+        assert not torch.allclose(found[name], mine[name], atol=1e-6)
+    out = tmp_path / "blend.zip"
+    export(out, blend=Blend(source, 0.75))
+    bundle = read_bundle(out)
+    assert torch.allclose(load_network(bundle).stem.weight, found["stem.weight"], atol=1e-3)
+    assert bundle.card["training"]["blend"] == {"weights_sha256": digest, "share_of_this_run": 0.75}
+    line = f"| Blend | 0.75 of the weights after these steps, 0.25 of those that they came from, sha256 `{digest[:16]}"
+    assert line in card_markdown(bundle.card)
+
+
+@pytest.mark.parametrize(
+    ("preset", "cases", "share", "message"),
+    [
+        ("medium", ("Case_1",), 0.5, "'medium'"),
+        ("compact", ("Case_1", "Case_9"), 0.5, "1 further cases"),
+        ("compact", ("Case_1",), 1.5, "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_blended_is_refused(export, tmp_path, preset, cases, share, message):
+    source = other_bundle(tmp_path / "other.zip", preset, cases)
+    with pytest.raises(WeightsError, match=message):
+        export(tmp_path / "out.zip", blend=Blend(source, share))
+    assert not (tmp_path / "out.zip").exists()
 
 
 def test_texts_of_a_card_are_complete(tmp_path):

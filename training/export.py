@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from MSTKDSegmentLib.decision import NO_DECISION
 from MSTKDSegmentLib.errors import WeightsError
@@ -20,11 +22,12 @@ from MSTKDSegmentLib.patients import patient_of
 from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
 from MSTKDSegmentLib.preparation_record import READY
 from MSTKDSegmentLib.regions import CleanUp, remove_small_components, voxel_volume_ml
-from MSTKDSegmentLib.weights import weights_sha256, write_bundle
+from MSTKDSegmentLib.weights import read_bundle, weights_sha256, write_bundle
+from torch import Tensor
 
 from training.calibration_files import read_decision
 from training.evaluate import with_subset
-from training.networks import network_of, read_checkpoint
+from training.networks import network_of, read_checkpoint, trained_state
 
 TEXTS = ("name", "description", "data", "licence", "citations")
 NO_METRICS: Mapping[str, Any] = {"split": None, "subsets": {}}
@@ -58,18 +61,25 @@ def export_bundle(
     clean_up: str = "none",
     clean_up_rules: CleanUp | None = None,
     decision: Path | None = None,
+    blend: Blend | None = None,
 ) -> dict[str, float]:
     """Write the averaged weights of `checkpoint` as a bundle at `out`; its agreement with the trainer on one patient.
+
+    With `blend` they are interpolated with other weights first.
 
     `trial`: that patient's volumes by sequence, as `read_case` takes them; both the trainer's network and the bundle,
     read back through the product's own pipeline, segment it from several subsets. `evaluation` is the summary.json and
     `decision` the decision.json (`calibrate`) of these very weights. A bundle that stands at `out` is replaced only
     when all is well. Returns the Dice between the two segmentations by subset and region. Raises WeightsError when
     evaluation or decision belong to other weights, the evaluation to other thresholds or to patients of the training,
-    when the two segmentations differ, or for a baseline, which the product does not run.
+    when the two segmentations differ, or for a baseline, which the product does not run, and as `blended` does.
     """
     state = read_checkpoint(checkpoint)
     config = state["config"]
+    blend_card = {}
+    if blend is not None:
+        state["average"], digest = blended(state, blend, cases)
+        blend_card = {"blend": {"weights_sha256": digest, "share_of_this_run": blend.share}}
     if config["preset"] not in PRESETS:
         raise WeightsError(
             f"{checkpoint}: a {config['preset']} network is a baseline for tables; no bundle is made of it"
@@ -88,6 +98,7 @@ def export_bundle(
             "steps": state["step"],
             "hours": round(float(state["seconds"]) / 3600, 2),
             "history": state["history"],
+            **blend_card,
         },
         "clean_up": (clean_up_rules or CleanUp()).to_dict(),
         "metrics": dict(NO_METRICS) if summary is None else _metrics_card(summary, clean_up),
@@ -108,6 +119,46 @@ def export_bundle(
     finally:
         draft.unlink(missing_ok=True)
     return agreement
+
+
+@dataclass(frozen=True)
+class Blend:
+    """`share` (0 to 1) of a run's weights, the rest from the bundle or checkpoint `source` that the run came from."""
+
+    source: Path
+    share: float
+
+
+def blended(state: Mapping[str, Any], blend: Blend, cases: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+    """The interpolated weights, and the sha256 of the others.
+
+    Between a network and what it was fine-tuned to, both often are surpassed (WiSE-FT, Wortsman et al. 2022,
+    arXiv:2109.01903). Raises WeightsError for another network, or one that saw cases that are not among `cases`.
+    """
+    source, share = blend.source, blend.share
+    if not 0 <= share <= 1:
+        raise WeightsError(f"a share of {share} of the run's weights: it must lie between 0 and 1")
+    preset, others, digest = trained_state(source)
+    mine: Mapping[str, Tensor] = state["average"]
+    shapes, wanted = ({name: value.shape for name, value in weights.items()} for weights in (others, mine))
+    if preset != state["config"]["preset"] or shapes != wanted:
+        raise WeightsError(f"{source}: a network of preset {preset!r} that is not the run's cannot be blended with it")
+    further = sorted(set(cases_of(source)) - set(cases))
+    if further:
+        raise WeightsError(
+            f"{source}: trained on {len(further)} further cases ({further[0]} ...); the card would not name them"
+        )
+    return {
+        name: torch.lerp(others[name].float(), value.float(), share) if value.is_floating_point() else value
+        for name, value in mine.items()
+    }, digest
+
+
+def cases_of(source: Path) -> list[str]:
+    """The training cases that a bundle's card or a checkpoint names; none if it names none."""
+    if source.suffix == ".zip":
+        return list(read_bundle(source).card.get("training", {}).get("cases", []))
+    return list(read_checkpoint(source).get("cases", {}).get("training", []))
 
 
 def trained_cases(checkpoint: Path, named: list[str] | None) -> list[str]:

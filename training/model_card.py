@@ -26,6 +26,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         f"| Training data | {card['data']}; labels sha256 `{training['labels_sha256'][:16]}...` |",
         f"| Training | {training['steps']} steps, {training['hours']} h of computing |",
         *(_stretch(entry) for entry in training["history"]),
+        *_blend_line(training),
         f"| Clean-up | {card['clean_up']} |",
         "",
         "Cite with the data: " + "; ".join(card["citations"]) + ".",
@@ -50,6 +51,16 @@ def _stretch(entry: Mapping[str, Any]) -> str:
             parts.append(f"{words} sha256 `{entry[key][:16]}...`")
     parts += [entry["hardware"], f"torch {torch_version}", f"commit `{entry['commit'][:12]}`"]
     return f"| From step {entry['from_step']} | {'; '.join(parts)} |"
+
+
+def _blend_line(training: Mapping[str, Any]) -> list[str]:
+    if "blend" not in training:
+        return []
+    share, source = training["blend"]["share_of_this_run"], training["blend"]["weights_sha256"][:16]
+    return [
+        f"| Blend | {share:g} of the weights after these steps, {round(1 - share, 6):g} of those that they came from, "
+        f"sha256 `{source}...` (WiSE-FT, arXiv:2109.01903) |"
+    ]
 
 
 def subset_rows(subsets: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluation", type=Path, help="summary.json of these weights; its figures go into the card")
     parser.add_argument("--clean-up", default="none", help="post-processing that `evaluate` compared (default: none)")
     parser.add_argument("--decision", type=Path, help="decision.json that `calibrate` chose for these weights")
+    parser.add_argument("--blend-with", type=Path, help="bundle or checkpoint that the run came from: interpolate ...")
+    parser.add_argument("--share", type=float, default=0.5, help="... with so much of the run's weights (default: 0.5)")
     parser.add_argument("--trial", type=Path, default=SAMPLE, help="case folder to prove the bundle on (the sample)")
     parser.add_argument("--out", type=Path, required=True, help="the bundle (.zip)")
 
@@ -31,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from training.cache import cache_fingerprint
     from training.evaluate import CLEAN_UPS
-    from training.export import export_bundle, read_texts, trained_cases
+    from training.export import Blend, export_bundle, read_texts, trained_cases
     from training.splits import part, read_splits
 
     if arguments.clean_up not in CLEAN_UPS:
@@ -53,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         clean_up=arguments.clean_up,
         clean_up_rules=CLEAN_UPS[arguments.clean_up],
         decision=arguments.decision,
+        blend=None if arguments.blend_with is None else Blend(arguments.blend_with, arguments.share),
     )
     for name, value in agreement.items():
         print(f"Dice of bundle and trainer on {arguments.trial.name}, {name}: {value:.4f}")
