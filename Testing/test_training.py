@@ -569,16 +569,16 @@ def test_validation_dice_by_hand(cases):
 
 def test_a_prepared_case_is_framed_as_the_product_frames_it():
     images = np.ones((4, 61, 64, 93), np.float16)
-    framed_images, place = framed(images)
+    framed_images, (z, y, x) = framed(images)
     # 61 + 2 * 2 mm of margin needs 96; 93 + 4 needs 128: 17.5 and 17.5 around.
     assert framed_images.shape == (4, 96, 96, 128)
-    assert [side.start for side in place] == [18, 16, 18]
-    assert framed_images[(slice(None), *place)].min() == 1
+    assert [side.start for side in (z, y, x)] == [18, 16, 18]
+    assert framed_images[:, z, y, x].min() == 1
     assert framed_images.sum() == images.size
     image = sitk.GetImageFromArray(np.pad(images[0].astype(np.float32), 7))
     grid = canonical_grid({"T1": image}, "T1")
     assert grid.shape == framed_images.shape[1:]
-    assert [7 - round(first) for first in grid.origin[::-1]] == [side.start for side in place]
+    assert [7 - round(first) for first in grid.origin[::-1]] == [side.start for side in (z, y, x)]
 
 
 def test_the_log_has_each_step_once_whatever_was_redone(cases, tmp_path):

@@ -42,9 +42,9 @@ def predicted_probabilities(
 ) -> tuple[np.ndarray, list[str]]:
     """Probabilities (4, D, H, W) of the whole prepared case, seen through `subset`, and what the user should know."""
     mask = availability(subset)
-    image, place = framed(images * mask[:, None, None, None].astype(images.dtype))
+    image, (z, y, x) = framed(images * mask[:, None, None, None].astype(images.dtype))
     prediction = predict(cast(MSTKDNet, network), image, mask, device=device, window=getattr(network, "window", None))
-    return prediction.probabilities[(slice(None), *place)], prediction.notices
+    return prediction.probabilities[:, z, y, x], prediction.notices
 
 
 def predicted_labels(
