@@ -131,7 +131,7 @@ def test_baselines_are_not_exported(export, checkpoint, tmp_path):
         export(tmp_path / "x.zip", checkpoint=tmp_path / "last.pt")
 
 
-def other_bundle(path: Path, preset: str = "compact", cases: tuple[str, ...] = ("Case_1",)) -> Path:
+def other_bundle(path: Path, preset: str = "compact", cases: tuple[str, ...] | None = ("Case_1",)) -> Path:
     torch.manual_seed(5)
     network = build_network(preset)
     card = {
@@ -141,7 +141,7 @@ def other_bundle(path: Path, preset: str = "compact", cases: tuple[str, ...] = (
         "network": network.config.to_dict(),
         "clean_up": {},
         "metrics": {"split": None, "subsets": {}},
-        "training": {"cases": list(cases)},
+        "training": {} if cases is None else {"cases": list(cases)},
     }
     write_bundle(path, network.state_dict(), card)
     return path
@@ -169,6 +169,7 @@ def test_a_blend_lies_between_the_run_and_what_it_came_from(export, checkpoint, 
     [
         ("medium", ("Case_1",), 0.5, "'medium'"),
         ("compact", ("Case_1", "Case_9"), 0.5, "1 further cases"),
+        ("compact", None, 0.5, "does not say what it was trained on"),
         ("compact", ("Case_1",), 1.5, "between 0 and 1"),
     ],
 )

@@ -22,7 +22,7 @@ from MSTKDSegmentLib.patients import patient_of
 from MSTKDSegmentLib.pipeline import PreparedCase, Segmenter, read_case
 from MSTKDSegmentLib.preparation_record import READY
 from MSTKDSegmentLib.regions import CleanUp, remove_small_components, voxel_volume_ml
-from MSTKDSegmentLib.weights import read_bundle, weights_sha256, write_bundle
+from MSTKDSegmentLib.weights import weights_sha256, write_bundle
 from torch import Tensor
 
 from training.calibration_files import read_decision
@@ -65,8 +65,7 @@ def export_bundle(
 ) -> dict[str, float]:
     """Write the averaged weights of `checkpoint` as a bundle at `out`; its agreement with the trainer on one patient.
 
-    With `blend` they are interpolated with other weights first.
-
+    `blend`: other weights that they are interpolated with first.
     `trial`: that patient's volumes by sequence, as `read_case` takes them; both the trainer's network and the bundle,
     read back through the product's own pipeline, segment it from several subsets. `evaluation` is the summary.json and
     `decision` the decision.json (`calibrate`) of these very weights. A bundle that stands at `out` is replaced only
@@ -76,14 +75,14 @@ def export_bundle(
     """
     state = read_checkpoint(checkpoint)
     config = state["config"]
-    blend_card = {}
-    if blend is not None:
-        state["average"], digest = blended(state, blend, cases)
-        blend_card = {"blend": {"weights_sha256": digest, "share_of_this_run": blend.share}}
     if config["preset"] not in PRESETS:
         raise WeightsError(
             f"{checkpoint}: a {config['preset']} network is a baseline for tables; no bundle is made of it"
         )
+    blend_card = {}
+    if blend is not None:
+        state["average"], source = blended(state, blend, cases)
+        blend_card = {"blend": {"weights_sha256": source, "share_of_this_run": blend.share}}
     summary = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation else None
     network = network_of(state)
     card: dict[str, Any] = {
@@ -133,17 +132,20 @@ def blended(state: Mapping[str, Any], blend: Blend, cases: Sequence[str]) -> tup
     """The interpolated weights, and the sha256 of the others.
 
     Between a network and what it was fine-tuned to, both often are surpassed (WiSE-FT, Wortsman et al. 2022,
-    arXiv:2109.01903). Raises WeightsError for another network, or one that saw cases that are not among `cases`.
+    arXiv:2109.01903). Raises WeightsError for another network, or one that saw cases that are not among `cases` or
+    does not name its cases.
     """
     source, share = blend.source, blend.share
     if not 0 <= share <= 1:
         raise WeightsError(f"a share of {share} of the run's weights: it must lie between 0 and 1")
-    preset, others, digest = trained_state(source)
+    preset, others, digest, seen = trained_state(source)
     mine: Mapping[str, Tensor] = state["average"]
     shapes, wanted = ({name: value.shape for name, value in weights.items()} for weights in (others, mine))
     if preset != state["config"]["preset"] or shapes != wanted:
         raise WeightsError(f"{source}: a network of preset {preset!r} that is not the run's cannot be blended with it")
-    further = sorted(set(cases_of(source)) - set(cases))
+    if seen is None:
+        raise WeightsError(f"{source}: does not say what it was trained on; the card could not say it")
+    further = sorted(set(seen) - set(cases))
     if further:
         raise WeightsError(
             f"{source}: trained on {len(further)} further cases ({further[0]} ...); the card would not name them"
@@ -152,13 +154,6 @@ def blended(state: Mapping[str, Any], blend: Blend, cases: Sequence[str]) -> tup
         name: torch.lerp(others[name].float(), value.float(), share) if value.is_floating_point() else value
         for name, value in mine.items()
     }, digest
-
-
-def cases_of(source: Path) -> list[str]:
-    """The training cases that a bundle's card or a checkpoint names; none if it names none."""
-    if source.suffix == ".zip":
-        return list(read_bundle(source).card.get("training", {}).get("cases", []))
-    return list(read_checkpoint(source).get("cases", {}).get("training", []))
 
 
 def trained_cases(checkpoint: Path, named: list[str] | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from MSTKDSegmentLib.errors import WeightsError
@@ -92,14 +92,25 @@ def network_of(state: dict[str, Any]) -> Any:
     return network.requires_grad_(False).eval()
 
 
-def trained_state(path: str | Path) -> tuple[str, dict[str, Tensor], str]:
-    """Preset, weights and sha256 of a bundle's network or of a checkpoint's averaged one."""
+class TrainedState(NamedTuple):
+    """A bundle's network or a checkpoint's averaged one; `cases` it was trained on, None where the file names none."""
+
+    preset: str
+    weights: dict[str, Tensor]
+    sha256: str
+    cases: list[str] | None
+
+
+def trained_state(path: str | Path) -> TrainedState:
+    """What a bundle (.zip) or a checkpoint holds. Raises WeightsError for a file that cannot be read."""
     place = Path(path)
     if place.suffix == ".zip":
         bundle = read_bundle(place)
-        return str(bundle.card["preset"]), load_network(bundle).state_dict(), bundle.sha256
+        weights = load_network(bundle).state_dict()
+        return TrainedState(str(bundle.card["preset"]), weights, bundle.sha256, bundle.card["training"].get("cases"))
     state = read_checkpoint(place)
-    return state["config"]["preset"], state["average"], file_sha256(place)
+    cases = state.get("cases", {}).get("training")
+    return TrainedState(state["config"]["preset"], state["average"], file_sha256(place), cases)
 
 
 def load_into(network: nn.Module, path: str | Path) -> str:
@@ -108,7 +119,7 @@ def load_into(network: nn.Module, path: str | Path) -> str:
     Weights of another preset fit if they hold every tensor of this network: `compact` starts from `medium`, whose
     further blocks are left out and whose whole kernels are factorised (`factorised`).
     """
-    preset, weights, digest = trained_state(path)
+    preset, weights, digest, _ = trained_state(path)
     mine, wanted = network.config.preset, network.state_dict()  # type: ignore[union-attr]
     weights = factorised(weights, wanted)
     if preset != mine:
