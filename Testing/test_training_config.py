@@ -10,11 +10,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("pydantic", reason="training needs the `train` extra")
 
+from MSTKDSegmentLib.modalities import SUBSETS, subset_name
+
 import training
 from training.config import (
     ConfigError,
     OptimiserConfig,
     Phase,
+    SamplingConfig,
     TrainingConfig,
     config_from_dict,
     differences,
@@ -135,3 +138,14 @@ def test_learning_rates_by_hand():
     assert ends[60] == pytest.approx(0.6)
     assert ends[10:] == sorted(ends[10:], reverse=True)
     assert ends[-1] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_weights_of_subsets_are_in_the_order_of_the_subsets_and_known():
+    assert set(SamplingConfig().weights) == {1.0}
+    weights = SamplingConfig(subset_weights={"FLAIR": 2.0}).weights
+    assert [weight for weight, subset in zip(weights, SUBSETS) if subset == ("FLAIR",)] == [2.0]
+    assert sum(weights) == 16
+    with pytest.raises(ValueError, match="unknown subset FLIAR"):
+        SamplingConfig(subset_weights={"FLIAR": 2.0})
+    with pytest.raises(ValueError, match="every subset has weight 0"):
+        SamplingConfig(subset_weights={subset_name(subset): 0.0 for subset in SUBSETS})

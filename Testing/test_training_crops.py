@@ -15,7 +15,7 @@ from MSTKDSegmentLib.modalities import SUBSETS  # noqa: E402
 
 from training.augment import Augmentation, crop_around  # noqa: E402
 from training.config import AugmentationConfig, SamplingConfig  # noqa: E402
-from training.crops import choose_centre, choose_subset, kept_inside, trained_labels  # noqa: E402
+from training.crops import CropDataset, choose_centre, choose_subset, kept_inside, trained_labels  # noqa: E402
 from training.losses import IGNORE  # noqa: E402
 
 
@@ -46,10 +46,38 @@ def test_centres_visit_every_label_and_subsets_are_as_likely_as_stated():
     rng = np.random.default_rng(0)
     hit = [labels[tuple(choose_centre(labels, rng, tumour_share=1.0))] for _ in range(600)]
     assert np.bincount(hit, minlength=4)[1:].min() > 150
-    drawn = [choose_subset(rng, full_share=0.2) for _ in range(6000)]
+    drawn = [choose_subset(rng, 0.2, SamplingConfig().weights) for _ in range(6000)]
     assert set(drawn) == set(SUBSETS)
     assert drawn.count(SUBSETS[-1]) / 6000 == pytest.approx(0.2 + 0.8 / 15, abs=0.03)
     assert drawn.count(("FLAIR",)) / 6000 == pytest.approx(0.8 / 15, abs=0.02)
+
+
+def test_a_subset_is_drawn_as_often_as_its_weight_says():
+    sampling = SamplingConfig(subset_weights={"T1": 5.0, "T1+T2": 0.0})
+    rng = np.random.default_rng(0)
+    drawn = [choose_subset(rng, 0.1, sampling.weights) for _ in range(6000)]
+    assert drawn.count(("T1",)) / 6000 == pytest.approx(0.9 * 5 / 18, abs=0.02)
+    assert drawn.count(("FLAIR",)) / 6000 == pytest.approx(0.9 / 18, abs=0.01)
+    assert drawn.count(SUBSETS[-1]) / 6000 == pytest.approx(0.1 + 0.9 / 18, abs=0.02)
+    assert ("T1", "T2") not in drawn
+
+
+def test_without_a_teacher_absent_sequences_are_zero_and_the_others_are_augmented(cases):
+    config = replace(tiny.TINY, augmentation=AugmentationConfig(affine=1.0))
+    data = tiny.dataset(cases, config)
+    alone = CropDataset(cases, data.crop, data.seed, data.sampling, data.augmentation, complete=False)
+    seen = set()
+    for number in range(12):
+        taught, item = data[number], alone[number]
+        assert torch.equal(item["label"], taught["label"])
+        assert torch.equal(item["availability"], taught["availability"])
+        filled = item["image"].flatten(1).any(1)
+        assert torch.equal(filled, item["availability"] > 0)
+        assert taught["image"].flatten(1).any(1).all()
+        # The same places of the same patient: the brain's outline is the teacher's.
+        assert torch.equal(item["image"][filled] != 0, taught["image"][filled] != 0)
+        seen.add(tuple(filled.tolist()))
+    assert len(seen) > 3
 
 
 def test_a_number_gives_the_same_crop_again_and_others_differ(cases):

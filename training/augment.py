@@ -60,7 +60,7 @@ class Augmentation:
     ) -> dict[str, torch.Tensor]:
         """Cut and augment `crop` around voxel `centre`.
 
-        images (4, D, H, W) z-scores, labels (D, H, W) -> {"image": (4, *crop) float32, "label": (*crop) int64}.
+        images (C, D, H, W) z-scores, labels (D, H, W) -> {"image": (C, *crop) float32, "label": (*crop) int64}.
         """
         random = np.random.RandomState(seed)
         rotated = random.random_sample() < self.config.affine

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +29,13 @@ Positive = Annotated[float, Field(gt=0)]
 
 class ConfigError(ValueError):
     """A key that does not exist or a value that does not fit."""
+
+
+def _require_subsets(names: Iterable[str]) -> None:
+    known = {subset_name(subset) for subset in SUBSETS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"unknown subset {', '.join(unknown)}; the subsets are {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -68,7 +75,8 @@ class SamplingConfig:
     """Where crops come from and which sequences the student sees.
 
     tumour_share: probability that a crop is centred on a tumour label (each label that is present equally often).
-    full_share: probability of all four sequences, before the uniform draw over the 15 subsets.
+    full_share: probability of all four sequences, before a draw over the 15 subsets.
+    subset_weights: how often that draw takes a subset ("T1+T2": 3), 1 where none is given: more for those that lag.
     healthy_share: probability of a brain without tumour: the patient's own, the tumour's half replaced by the mirror
     image of the other one (`mirror.without_tumour`); patients with tumour in both halves stay as they are.
     resection_cavity: label 4 of BraTS 2024 is `background`, `ignore`d by the segmentation loss, or a fifth `class`.
@@ -77,11 +85,22 @@ class SamplingConfig:
 
     tumour_share: Share = 0.8
     full_share: Share = 0.2
+    subset_weights: dict[str, Factor] = field(default_factory=dict)
     healthy_share: Share = 0.0
     centre_jitter: Steps = 8
     resection_cavity: Literal["background", "ignore", "class"] = "background"
     workers: Steps = 1
     memory_gb: Factor = 8.0
+
+    def __post_init__(self) -> None:
+        _require_subsets(self.subset_weights)
+        if not any(self.weights):
+            raise ValueError("subset_weights: every subset has weight 0")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of each subset, in the order of `SUBSETS`."""
+        return tuple(self.subset_weights.get(subset_name(subset), 1.0) for subset in SUBSETS)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -167,10 +186,7 @@ class ValidationConfig:
     subsets: tuple[str, ...] = ("T1+T1Gd+T2+FLAIR", "T1Gd+FLAIR", "FLAIR")
 
     def __post_init__(self) -> None:
-        known = {subset_name(subset) for subset in SUBSETS}
-        unknown = [name for name in self.subsets if name not in known]
-        if unknown:
-            raise ValueError(f"unknown subset {', '.join(unknown)}; the subsets are {', '.join(sorted(known))}")
+        _require_subsets(self.subsets)
 
 
 @dataclass(frozen=True, config=STRICT)

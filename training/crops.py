@@ -49,9 +49,13 @@ def kept_inside(centre: np.ndarray, crop: Sequence[int], shape: Sequence[int]) -
     return np.where(sides >= lengths, lengths // 2, np.clip(centre, lowest, np.maximum(highest, lowest)))
 
 
-def choose_subset(rng: np.random.Generator, full_share: float) -> tuple[str, ...]:
-    """All four sequences with probability `full_share`, else one of the 15 subsets, uniformly (method: recipe)."""
-    return SUBSETS[-1] if rng.random() < full_share else SUBSETS[int(rng.integers(len(SUBSETS)))]
+def choose_subset(rng: np.random.Generator, full_share: float, weights: Sequence[float]) -> tuple[str, ...]:
+    """All four sequences with probability `full_share`, else one of the 15 subsets, as often as its weight says."""
+    if rng.random() < full_share:
+        return SUBSETS[-1]
+    if len(set(weights)) == 1:
+        return SUBSETS[int(rng.integers(len(SUBSETS)))]
+    return SUBSETS[int(rng.choice(len(SUBSETS), p=np.array(weights) / sum(weights)))]
 
 
 def trained_labels(labels: torch.Tensor, resection_cavity: str) -> torch.Tensor:
@@ -64,14 +68,21 @@ def trained_labels(labels: torch.Tensor, resection_cavity: str) -> torch.Tensor:
 class CropDataset(Dataset):
     """Item number (any, endless) -> one augmented crop.
 
-    image (4, D, H, W) with all four sequences, availability (4,) of those that the student sees, label (D, H, W), and
-    case, the name of the patient(s).
+    image (4, D, H, W), availability (4,) of the sequences that the student sees, label (D, H, W), and case, the name of
+    the patient(s). The sequences that the student does not see are zero and cost no time, unless a teacher sees them
+    (`complete`).
     """
 
     def __init__(
-        self, cases: Cases, crop: Sequence[int], seed: int, sampling: SamplingConfig, augmentation: Augmentation
+        self,
+        cases: Cases,
+        crop: Sequence[int],
+        seed: int,
+        sampling: SamplingConfig,
+        augmentation: Augmentation,
+        complete: bool = True,
     ) -> None:
-        self.cases, self.crop, self.seed = cases, tuple(crop), seed
+        self.cases, self.crop, self.seed, self.complete = cases, tuple(crop), seed, complete
         self.sampling, self.augmentation = sampling, augmentation
 
     def __getitem__(self, number: int) -> dict[str, object]:
@@ -92,10 +103,15 @@ class CropDataset(Dataset):
         # Jitter, so that the tumour is not always in the middle.
         jitter = self.sampling.centre_jitter
         centre = kept_inside(centre + rng.integers(-jitter, jitter + 1, size=3), self.crop, labels.shape)
-        item: dict[str, object] = {}
-        cut = self.augmentation(images, labels, centre.tolist(), self.crop, int(rng.integers(2**31)))
-        item["image"] = cut["image"]
-        item["label"] = trained_labels(cut["label"], self.sampling.resection_cavity)
-        item["availability"] = torch.from_numpy(availability(choose_subset(rng, self.sampling.full_share)))
-        item["case"] = name
-        return item
+        augmentation_seed = int(rng.integers(2**31))
+        mask = availability(choose_subset(rng, self.sampling.full_share, self.sampling.weights))
+        made = np.ones(len(mask), bool) if self.complete else mask > 0
+        cut = self.augmentation(images[made], labels, centre.tolist(), self.crop, augmentation_seed)
+        image = torch.zeros(len(mask), *self.crop)
+        image[torch.from_numpy(made)] = cut["image"]
+        return {
+            "image": image,
+            "label": trained_labels(cut["label"], self.sampling.resection_cavity),
+            "availability": torch.from_numpy(mask),
+            "case": name,
+        }

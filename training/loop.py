@@ -231,6 +231,7 @@ class _Run:
                 self.config.seed,
                 self.config.sampling,
                 Augmentation(self.config.augmentation),
+                complete=self.config.teacher.mode != "none",
             ),
             batch_size=share,
             sampler=numbers,

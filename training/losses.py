@@ -29,8 +29,14 @@ def region_probabilities(logits: Tensor) -> Tensor:
 
     All come from one softmax, so the regions are nested; the cavity is part of none.
     """
-    p = torch.softmax(logits.float(), dim=1)
-    return torch.stack((p[:, 1] + p[:, 2] + p[:, 3], p[:, 1] + p[:, 3], p[:, 3]), dim=1)
+    return _regions_of(torch.softmax(logits.float(), dim=1))
+
+
+def _regions_of(probabilities: Tensor) -> Tensor:
+    # Taken apart at once: the gradient of each index by itself would be a whole tensor of zeros, filled and added.
+    _, ncr, ed, et, *_ = probabilities.unbind(1)
+    core = ncr + et
+    return torch.stack((core + ed, core, et), dim=1)
 
 
 def region_targets(labels: Tensor) -> Tensor:
@@ -41,8 +47,12 @@ def region_targets(labels: Tensor) -> Tensor:
 
 def region_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - soft Dice, mean over samples and the three regions; one voxel of smoothing keeps absent regions finite."""
+    return _region_dice_loss(region_probabilities(logits), labels)
+
+
+def _region_dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
     counted = (labels != IGNORE)[:, None]
-    p, target = region_probabilities(logits) * counted, region_targets(labels)
+    p, target = probabilities * counted, region_targets(labels)
     axes = tuple(range(2, p.ndim))
     overlap, sizes = (p * target).sum(axes), p.sum(axes) + target.sum(axes)
     return (1 - (2 * overlap + 1) / (sizes + 1)).mean()
@@ -50,9 +60,11 @@ def region_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Dice over the nested regions plus cross entropy over the exclusive labels; `IGNORE` voxels count in neither."""
-    per_voxel = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none").flatten(1)
+    log_probabilities = torch.log_softmax(logits.float(), dim=1)  # one softmax for both terms
+    per_voxel = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE, reduction="none").flatten(1)
     counted = (labels != IGNORE).flatten(1).sum(1).clamp_min(1)
-    return region_dice_loss(logits, labels) + (per_voxel.sum(1) / counted).mean()
+    dice = _region_dice_loss(_regions_of(log_probabilities.exp()), labels)
+    return dice + (per_voxel.sum(1) / counted).mean()
 
 
 # --- MS-TKD, eq. 2-4 ---
