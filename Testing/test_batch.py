@@ -145,6 +145,39 @@ def test_what_is_kept_beside_the_cases_is_no_case(run, tmp_path, out):
         assert code == 0 and printed[outcome] == ["anna"]
 
 
+def test_what_was_kept_of_other_sequences_does_not_stay_beside_the_new(run, tmp_path, out):
+    write_case(tmp_path / "cases" / "anna", t2=3, flair=4)
+    kept = tmp_path / "kept" / "anna"
+    assert run(tmp_path / "cases", "--keep", tmp_path / "kept")[0] == 0
+    assert {"T2_prepared.nii.gz", "FLAIR_prepared.nii.gz"} < set(files_below(kept))
+    (kept / "notes.txt").write_text("mine")
+    (out / "anna.seg.nrrd").unlink()
+    for name in ("FLAIR_prepared.nii.gz", "canonical_to_FLAIR.tfm", "brain_mask.nii.gz", "brain_mask_native.nrrd"):
+        (kept / name).unlink()
+    (kept / "preparation.json").unlink()
+    less = [tmp_path / "cases", "--keep", tmp_path / "kept", "--without", "T2"]
+    code, printed = run(*less)
+    assert code == 9 and "earlier run with other sequences" in printed["failed"]["anna"]
+    assert "T2_prepared.nii.gz" in files_below(kept)
+    assert run(*less, "--overwrite")[0] == 0
+    assert not [name for name in files_below(kept) if "T2" in name]
+    assert {"FLAIR_prepared.nii.gz", "canonical_to_FLAIR.tfm", "notes.txt"} < set(files_below(kept))
+
+
+def test_a_folder_whose_name_is_not_utf8_fails_alone(run, tmp_path, out):
+    write_case(tmp_path / "cases" / "anna", t2=3)
+    write_case(tmp_path / "cases" / "zoe", t2=3)
+    try:
+        (tmp_path / "cases" / os.fsdecode(b"M\xfcller")).mkdir()
+    except OSError:  # macOS and Windows take no such name
+        pytest.skip("this file system takes UTF-8 names only")
+    for outcome in ("ok", "skipped"):
+        code, printed = run(tmp_path / "cases")
+        assert code == 9 and printed[outcome] == ["anna", "zoe"]
+        assert ["not UTF-8" in error for error in printed["failed"].values()] == [True]
+    assert sorted(row["status"] for row in summary(out).values()) == ["failed", "ok", "ok"]
+
+
 def test_a_home_folder_for_what_is_kept_is_found_again(run, tmp_path, out, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))

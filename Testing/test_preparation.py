@@ -13,12 +13,12 @@ from scipy import ndimage
 
 pytest.importorskip("torch")
 
-from MSTKDSegmentLib import brain_extraction, brain_search, preparation, specialists
+from MSTKDSegmentLib import brain_extraction, brain_search, keep, preparation, specialists
 from MSTKDSegmentLib.alignment import rigid_matrix, samples
 from MSTKDSegmentLib.bias_field import corrected
 from MSTKDSegmentLib.brain_extraction import brain_probability
 from MSTKDSegmentLib.cli import main
-from MSTKDSegmentLib.errors import Cancelled, GeometryError, InputError
+from MSTKDSegmentLib.errors import Cancelled, GeometryError, InputError, OutputError
 from MSTKDSegmentLib.geometry import to_native
 from MSTKDSegmentLib.keep import kept_files, write_kept
 from MSTKDSegmentLib.look_roles import doubtful_looks
@@ -200,6 +200,34 @@ def test_what_was_done_can_be_kept(case, tmp_path):
     assert '"source": "image in memory"' in (tmp_path / "preparation.json").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("ending", ["_prepared.nii.gz", "brain_mask.nii.gz"])
+def test_a_kept_file_that_a_full_disk_cut_short_is_noticed(case, tmp_path, monkeypatch, ending):
+    write = sitk.WriteImage
+
+    def cut(image, name, **options):  # without an error, as ITK does it
+        write(image * 0 if name.endswith(ending) else image, name, **options)
+
+    monkeypatch.setattr(keep.sitk, "WriteImage", cut)
+    with pytest.raises(OutputError, match=rf"{ending} could not be written: what was read back differs"):
+        write_kept(case, {path: path for path in kept_files(tmp_path, case.subset)})
+
+
+def test_the_cpu_stands_in_for_a_gpu_aloud(images, monkeypatch):
+    look = brain_extraction._sigmoid
+
+    def full(seen, device, cancel):
+        if device == "cuda":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+        return look(seen, device, cancel)
+
+    monkeypatch.setattr(brain_extraction, "_sigmoid", full)
+    case = read_case(images, wishes=Wishes(extractor="own"), device=lambda: "cuda")
+    said = [notice for notice in case.notices if "on the CPU" in notice]
+    assert said == [
+        "The brain was looked for on the CPU, for cuda failed (CUDA out of memory. Tried to allocate 2 GiB)."
+    ]
+
+
 def test_the_brain_of_a_sheared_reference_is_kept_where_it_is(tmp_path):
     image = sitk.BinShrink(sitk.ReadImage(str(SAMPLE / "sample_t1.nii.gz"), sitk.sitkFloat32), [4, 4, 4])
     sheared = sitk.Image(image)
@@ -351,9 +379,9 @@ def test_a_specialists_mask_serves_all_that_follows(clinical, images, monkeypatc
     mask = brain_on(clinical, images["T1Gd"], "T1Gd")
     ours: list[str] = []
 
-    def counted(image, source, device, cancel):
+    def counted(image, source, *others):
         ours.append("FLAIR" if image.GetSize() == images["FLAIR"].GetSize() else "T1Gd")
-        return brain_probability(image, source, device, cancel)
+        return brain_probability(image, source, *others)
 
     told: list[str] = []
 

@@ -149,6 +149,18 @@ def test_saved_label_maps_give_the_same_dice(finished, cases):
     assert again == {r: pytest.approx(rows[NAMES[2], "T1+T1Gd+T2+FLAIR", r, "none"].dice) for r in ("WT", "TC", "ET")}
 
 
+def test_a_label_map_that_a_full_disk_cut_short_does_not_stay(cases, tmp_path, monkeypatch):
+    from MSTKDSegmentLib.errors import OutputError
+
+    from training import evaluate as module
+
+    write = sitk.WriteImage
+    monkeypatch.setattr(module.sitk, "WriteImage", lambda image, name: write(image * 0, name))
+    with pytest.raises(OutputError, match="what was read back differs"):
+        evaluate(candidate(), cases[:1], tmp_path, "val", CLEAN_UPS, subsets=TWO, told=print, labels_out=tmp_path / "l")
+    assert not list((tmp_path / "l").rglob("*.nii.gz"))
+
+
 def test_a_subset_hides_the_other_sequences(cases):
     from MSTKDSegmentLib.pipeline import read_case
 

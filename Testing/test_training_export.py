@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("monai", reason="training needs the `train` extra")
 pytest.importorskip("pydantic", reason="training needs the `train` extra")
 
 import training_run as tiny  # noqa: E402
+from MSTKDSegmentLib.decision import NO_DECISION  # noqa: E402
 from MSTKDSegmentLib.errors import WeightsError  # noqa: E402
 from MSTKDSegmentLib.network import build_network  # noqa: E402
 from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
@@ -21,11 +23,12 @@ from training.cache import cache_fingerprint  # noqa: E402
 from training.checkpoint import save_checkpoint  # noqa: E402
 from training.config import SamplingConfig  # noqa: E402
 from training.discovery import find_case  # noqa: E402
+from training.engine import Trainer  # noqa: E402
 from training.evaluate import Candidate, evaluate  # noqa: E402
 from training.export import Blend, blended, export_bundle, read_texts  # noqa: E402
 from training.loop import run_training  # noqa: E402
 from training.model_card import card_markdown  # noqa: E402
-from training.networks import read_checkpoint  # noqa: E402
+from training.networks import read_checkpoint, trained_state  # noqa: E402
 
 TEXTS = {"name": "tiny", "description": "d", "data": "one phantom", "licence": "research use only", "citations": []}
 
@@ -74,7 +77,7 @@ def test_figures_of_these_weights_go_into_the_card(export, cohort, tmp_path):
     export(draft)
     case = find_case(cohort[0] / "data" / "Case_1")
     summary = evaluate(Candidate.from_bundle(draft, "cpu"), [case], tmp_path / "val", "val", told=lambda _: None)
-    with pytest.raises(WeightsError, match="trained on Case_1; evaluate other patients"):
+    with pytest.raises(WeightsError, match="trained on Case_1; use other patients"):
         export(tmp_path / "final.zip", evaluation=summary)
     export(tmp_path / "final.zip", evaluation=summary, cases=["Another"])
     final = read_bundle(tmp_path / "final.zip")
@@ -178,6 +181,56 @@ def test_what_cannot_be_blended_is_refused(export, tmp_path, preset, cases, shar
     with pytest.raises(WeightsError, match=message):
         export(tmp_path / "out.zip", blend=Blend(source, share))
     assert not (tmp_path / "out.zip").exists()
+
+
+def test_what_taught_the_initial_weights_is_not_new_to_the_network(export, cohort, tmp_path):
+    """Figures of patients that the teacher or the first weights know are refused, wherever they hide."""
+    source = other_bundle(tmp_path / "first.zip", cases=("Case_2", "Elsewhere"))
+    config = replace(tiny.TINY, initial_weights=str(source))
+    checkpoint = run_training(config, cohort[1], tmp_path / "run", tensorboard=False)
+    options = {"checkpoint": checkpoint, "cases": ["Another"]}
+    draft = tmp_path / "draft.zip"
+    export(draft, **options)
+    assert read_bundle(draft).card["training"]["earlier_cases"] == ["Case_2", "Elsewhere"]
+    assert "Case_2" in (trained_state(draft).cases or ())
+    case = find_case(cohort[0] / "data" / "Case_2")
+    summary = evaluate(Candidate.from_bundle(draft, "cpu"), [case], tmp_path / "val", "val", told=lambda _: None)
+    with pytest.raises(WeightsError, match="its initial weights were trained on Case_2; use other patients"):
+        export(tmp_path / "final.zip", evaluation=summary, **options)
+    # A further run from that checkpoint knows them too, and so does one that is resumed.
+    config = replace(tiny.TINY, initial_weights=str(checkpoint))
+    second = run_training(config, cohort[1], tmp_path / "second", tensorboard=False)
+    assert {"Case_2", "Elsewhere", "Case_1"} <= set(trained_state(second).cases or ())
+    resumed = Trainer(config, resumed=True)
+    resumed.load_state_dict(read_checkpoint(second))
+    assert {"Case_2", "Elsewhere"} <= set(resumed.earlier_cases or ())
+
+
+def test_thresholds_chosen_on_training_patients_are_refused(export, checkpoint, tmp_path):
+    draft, place = tmp_path / "draft.zip", tmp_path / "decision.json"
+    export(draft)
+    region = {"error": 0.1}
+    reliability = {kind: dict.fromkeys(("WT", "TC", "ET"), region) for kind in ("before", "left_out")}
+    about = {
+        "weights_sha256": read_bundle(draft).sha256, "split": "train", "cases": ["Case_1"], "patients": 1,
+        "decision": NO_DECISION.to_dict(), "reliability": reliability,
+    }  # fmt: skip
+    place.write_text(json.dumps(about))
+    with pytest.raises(WeightsError, match=r"decision\.json: .*trained on Case_1; use other patients"):
+        export(tmp_path / "final.zip", decision=place)
+
+
+def test_initial_weights_that_name_no_patients_end_in_no_figures(export, cohort, tmp_path):
+    source = other_bundle(tmp_path / "first.zip", cases=None)
+    config = replace(tiny.TINY, initial_weights=str(source))
+    checkpoint = run_training(config, cohort[1], tmp_path / "run", tensorboard=False)
+    draft = tmp_path / "draft.zip"
+    export(draft, checkpoint=checkpoint)
+    assert read_bundle(draft).card["training"]["earlier_cases"] is None
+    case = find_case(cohort[0] / "data" / "Case_2")
+    summary = evaluate(Candidate.from_bundle(draft, "cpu"), [case], tmp_path / "val", "val", told=lambda _: None)
+    with pytest.raises(WeightsError, match="do not say what they were trained on"):
+        export(tmp_path / "final.zip", checkpoint=checkpoint, evaluation=summary)
 
 
 def test_texts_of_a_card_are_complete(tmp_path):

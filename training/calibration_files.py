@@ -73,8 +73,8 @@ def write_calibration(
     return folder / DECISION
 
 
-def read_decision(path: Path, digest: str) -> tuple[Decision, dict[str, Any]]:
-    """The decision and what a card tells of it. Raises WeightsError if it was chosen for other weights."""
+def read_decision(path: Path, digest: str) -> tuple[Decision, dict[str, Any], list[str]]:
+    """The decision, what a card tells of it, and its cases. Raises WeightsError if it was chosen for other weights."""
     about = json.loads(path.read_text(encoding="utf-8"))
     if about["weights_sha256"] != digest:
         raise WeightsError(
@@ -88,7 +88,7 @@ def read_decision(path: Path, digest: str) -> tuple[Decision, dict[str, Any]]:
         for region in REGIONS
     }
     told = {"split": about["split"], "patients": about["patients"], "expected_calibration_error": error}
-    return Decision.from_dict(about["decision"]), told
+    return Decision.from_dict(about["decision"]), told, list(about["cases"])
 
 
 def draw_reliability(calibration: Calibration, patients: int, path: Path) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from training import losses
 from training.config import TrainingConfig, plain
 from training.distributed import World
-from training.networks import Discriminator, build_training_network, load_into
+from training.networks import Discriminator, TrainedState, build_training_network, known_cases, load_into
 from training.provenance import current_commit, describe_hardware, package_versions
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,6 +34,7 @@ class Trainer:
 
     `network` is the student, `average` its moving average, which is what gets evaluated and exported. `history` tells
     how the weights came to be: one entry for each stretch of steps under one configuration on one machine.
+    `earlier_cases`: what the initial weights and the teacher were trained on, None where one of them does not say.
     """
 
     def __init__(self, config: TrainingConfig, world: World | None = None, resumed: bool = False) -> None:
@@ -42,10 +43,11 @@ class Trainer:
         self.device = self.world.device
         self.step, self.seconds, self.best_score = 0, 0.0, -math.inf
         self.sources: dict[str, str] = {}
+        self.earlier_cases: list[str] | None = []
         torch.manual_seed(config.seed)
         self.network = self._on_device(build_training_network(config.preset, config.classes, self._checkpointing))
         if config.initial_weights and not resumed:
-            self.sources["initial_weights_sha256"] = load_into(self.network, config.initial_weights)
+            self._learn_from("initial_weights", load_into(self.network, config.initial_weights))
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.teacher = self._make_teacher()
         self.weights = losses.term_weights(config.distillation)
@@ -89,8 +91,12 @@ class Trainer:
         preset = settings.preset or self.config.preset
         teacher = self._on_device(build_training_network(preset, self.config.classes, self._checkpointing))
         if settings.weights:
-            self.sources["teacher_sha256"] = load_into(teacher, settings.weights)
+            self._learn_from("teacher", load_into(teacher, settings.weights))
         return teacher if settings.mode == "joint" else teacher.requires_grad_(False).eval()
+
+    def _learn_from(self, name: str, source: TrainedState) -> None:
+        self.sources[f"{name}_sha256"] = source.sha256
+        self.earlier_cases = known_cases(self.earlier_cases, source.cases)
 
     def _make_discriminator(self) -> Discriminator | None:
         if "adversarial" not in self.wanted:
@@ -305,6 +311,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "best_score": self.best_score,
+            "earlier_cases": self.earlier_cases,
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
@@ -330,6 +337,7 @@ class Trainer:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self.best_score = float(state.get("best_score", -math.inf))
         self.history = list(state["history"])
+        self.earlier_cases = known_cases(self.earlier_cases, state.get("earlier_cases", ()))
         if self.history and "initial_weights_sha256" in self.history[-1]:
             self.sources["initial_weights_sha256"] = self.history[-1]["initial_weights_sha256"]
 

@@ -28,6 +28,7 @@ from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
 from MSTKDSegmentLib.pipeline import PreparedCase, read_case
 from MSTKDSegmentLib.preparation_record import READY
 from MSTKDSegmentLib.regions import NO_CLEAN_UP, CleanUp, remove_small_components, voxel_volume_ml
+from MSTKDSegmentLib.segmentation_io import atomic_output, check_written
 from MSTKDSegmentLib.weights import load_network, read_bundle
 
 from training.cases import LabelledCase
@@ -50,6 +51,7 @@ CLEAN_UPS: Mapping[str, CleanUp] = {
 }
 """The rules that validation chooses between, gentlest first; the winner goes into the card."""
 
+LABELS_ENDING = ".nii.gz"
 TABLE, SUMMARY, DECISION, PARTS = "per_case.csv", "summary.json", "thresholds.json", "per_case.rank*.csv"
 Told = Callable[[str], None]
 _log = logging.getLogger(__name__)
@@ -172,14 +174,14 @@ def _native_labels(candidate: Candidate, case: PreparedCase, truth: sitk.Image) 
 
 
 def _labels_path(folder: Path, case: str, subset: tuple[str, ...]) -> Path:
-    return folder / case / f"{subset_name(subset)}.nii.gz"
+    return folder / case / f"{subset_name(subset)}{LABELS_ENDING}"
 
 
 def _write_labels(path: Path, labels: np.ndarray, grid: sitk.Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
-    sitk.WriteImage(array_to_image(labels, grid), str(temporary))
-    temporary.replace(path)
+    image = array_to_image(labels, grid)
+    with atomic_output(path, overwrite=True, ending=LABELS_ENDING) as temporary:
+        sitk.WriteImage(image, str(temporary))
+        check_written(temporary, image, path)
 
 
 def evaluate(

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from training.calibration_files import read_decision
 from training.evaluate import with_subset
-from training.networks import network_of, read_checkpoint, trained_state
+from training.networks import known_cases, network_of, read_checkpoint, trained_state
 
 TEXTS = ("name", "description", "data", "licence", "citations")
 NO_METRICS: Mapping[str, Any] = {"split": None, "subsets": {}}
@@ -72,6 +72,7 @@ def export_bundle(
     when all is well. Returns the Dice between the two segmentations by subset and region. Raises WeightsError when
     evaluation or decision belong to other weights, the evaluation to other thresholds or to patients of the training,
     when the two segmentations differ, or for a baseline, which the product does not run, and as `blended` does.
+    Patients of the training are those of the teacher and of the initial weights too.
     """
     state = read_checkpoint(checkpoint)
     config = state["config"]
@@ -79,9 +80,10 @@ def export_bundle(
         raise WeightsError(
             f"{checkpoint}: a {config['preset']} network is a baseline for tables; no bundle is made of it"
         )
+    known = known_cases(cases, state.get("earlier_cases", ()))
     blend_card = {}
     if blend is not None:
-        state["average"], source = blended(state, blend, cases)
+        state["average"], source = blended(state, blend, known or cases)
         blend_card = {"blend": {"weights_sha256": source, "share_of_this_run": blend.share}}
     summary = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation else None
     network = network_of(state)
@@ -93,6 +95,7 @@ def export_bundle(
         "gmac_160x192x128": round(count_macs(network, (160, 192, 128)) / 1e9, 1),
         "training": {
             "cases": cases,
+            **_earlier(known, cases),
             "labels_sha256": fingerprint,
             "steps": state["step"],
             "hours": round(float(state["seconds"]) / 3600, 2),
@@ -104,10 +107,11 @@ def export_bundle(
     }
     digest = weights_sha256(state["average"])
     if decision is not None:
-        chosen, about = read_decision(decision, digest)
+        chosen, about, seen = read_decision(decision, digest)
+        _require_unseen(seen, known, str(decision))
         card |= {"decision": chosen.to_dict(), "confidence": about}
     if summary is not None:
-        _require_fitting(summary, digest, cases, str(evaluation))
+        _require_fitting(summary, digest, known, str(evaluation))
         if summary.get("decision", NO_DECISION.to_dict()) != card.get("decision", NO_DECISION.to_dict()):
             raise WeightsError(f"{evaluation}: made with other thresholds than the card's; evaluate again")
     draft = out.with_name(f".{out.name}.draft")
@@ -169,13 +173,34 @@ def trained_cases(checkpoint: Path, named: list[str] | None) -> list[str]:
     return sorted(own if own is not None else named or [])
 
 
-def _require_fitting(summary: Mapping[str, Any], digest: str, cases: list[str], source: str) -> None:
+def _earlier(known: Sequence[str] | None, cases: Sequence[str]) -> dict[str, Any]:
+    """For the card: the cases of teacher and initial weights that are not the run's, None where they are unknown."""
+    if known is None:
+        return {"earlier_cases": None}
+    further = sorted(set(known) - set(cases))
+    return {"earlier_cases": further} if further else {}
+
+
+def _require_fitting(summary: Mapping[str, Any], digest: str, known: Sequence[str] | None, source: str) -> None:
     if summary["checkpoint_sha256"] != digest:
         raise WeightsError(f"{source}: made with weights {summary['checkpoint_sha256'][:12]}..., not {digest[:12]}...")
-    taught = {patient_of(case) for case in cases}
-    seen = sorted(case for case in summary["cases"] if case in cases or patient_of(case) in taught)
+    _require_unseen(summary["cases"], known, source)
+
+
+def _require_unseen(used: Sequence[str], known: Sequence[str] | None, source: str) -> None:
+    """Raises WeightsError where a patient of `used` taught the network, its teacher or what it started from."""
+    if known is None:
+        raise WeightsError(
+            f"{source}: the run's teacher or initial weights do not say what they were trained on; figures could be of "
+            "patients that they know"
+        )
+    taught = {patient_of(case) for case in known}
+    seen = sorted(case for case in used if case in known or patient_of(case) in taught)
     if seen:
-        raise WeightsError(f"{source}: the network was trained on {', '.join(seen)}; evaluate other patients")
+        raise WeightsError(
+            f"{source}: the network, its teacher or its initial weights were trained on {', '.join(seen)}; use other "
+            "patients"
+        )
 
 
 def _metrics_card(summary: Mapping[str, Any], clean_up: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +94,11 @@ def network_of(state: dict[str, Any]) -> Any:
 
 
 class TrainedState(NamedTuple):
-    """A bundle's network or a checkpoint's averaged one; `cases` it was trained on, None where the file names none."""
+    """A bundle's network or a checkpoint's averaged one.
+
+    cases: what it was trained on, and what its teacher and the weights that it started from were; None where a file
+    names none.
+    """
 
     preset: str
     weights: dict[str, Tensor]
@@ -107,19 +112,27 @@ def trained_state(path: str | Path) -> TrainedState:
     if place.suffix == ".zip":
         bundle = read_bundle(place)
         weights = load_network(bundle).state_dict()
-        return TrainedState(str(bundle.card["preset"]), weights, bundle.sha256, bundle.card["training"].get("cases"))
+        taught = bundle.card["training"]
+        cases = known_cases(taught.get("cases"), taught.get("earlier_cases", ()))
+        return TrainedState(str(bundle.card["preset"]), weights, bundle.sha256, cases)
     state = read_checkpoint(place)
-    cases = state.get("cases", {}).get("training")
+    cases = known_cases(state.get("cases", {}).get("training"), state.get("earlier_cases", ()))
     return TrainedState(state["config"]["preset"], state["average"], file_sha256(place), cases)
 
 
-def load_into(network: nn.Module, path: str | Path) -> str:
-    """Give `network` the weights in `path`; returns their sha256. Raises WeightsError where they do not fit.
+def known_cases(own: Sequence[str] | None, earlier: Sequence[str] | None) -> list[str] | None:
+    """A run's cases with those of its teacher and of the weights it started from; None where either is unknown."""
+    return None if own is None or earlier is None else sorted({*own, *earlier})
+
+
+def load_into(network: nn.Module, path: str | Path) -> TrainedState:
+    """Give `network` the weights in `path`; returns what is there. Raises WeightsError where they do not fit.
 
     Weights of another preset fit if they hold every tensor of this network: `compact` starts from `medium`, whose
     further blocks are left out and whose whole kernels are factorised (`factorised`).
     """
-    preset, weights, digest, _ = trained_state(path)
+    source = trained_state(path)
+    preset, weights = source.preset, source.weights
     mine, wanted = network.config.preset, network.state_dict()  # type: ignore[union-attr]
     weights = factorised(weights, wanted)
     if preset != mine:
@@ -134,7 +147,7 @@ def load_into(network: nn.Module, path: str | Path) -> str:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise WeightsError(f"{path}: the weights do not fit ({str(error).splitlines()[-1].strip()})") from error
-    return digest
+    return source
 
 
 def factorised(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from .errors import InputError
-from .file_checks import os_errors_as_input_errors
+from .file_checks import os_errors_as_input_errors, printable
 from .modalities import canonical_modality
 
 SEQUENCE_COLUMNS = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
@@ -57,7 +57,9 @@ def _case_folders(source: Path, outputs: Sequence[Path]) -> list[BatchCase]:
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
     # The results may well be put beside the cases, and in a folder of several runs: that is no case either.
     ours = {above for folder in outputs for above in (folder.resolve(), *folder.resolve().parents)}
-    return [BatchCase(path.name, str(path), folder=path) for path in folders if path.resolve() not in ours]
+    cases = [path for path in folders if path.resolve() not in ours]
+    # A name that is not UTF-8 fails its own case, when its volumes are looked for; the summary can be written.
+    return [BatchCase(printable(path.name), printable(str(path)), folder=path) for path in cases]
 
 
 def _csv_cases(source: Path, predictions: bool) -> Iterator[BatchCase]:

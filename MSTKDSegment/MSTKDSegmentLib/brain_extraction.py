@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -48,14 +48,21 @@ def _network() -> BrainNet:
     return network.requires_grad_(False).eval()
 
 
+Said = Callable[[str], object]
+
+
 def brain_probability(
-    image: sitk.Image, source: str, device: str = "cpu", cancel: Optional[CancelCheck] = None
+    image: sitk.Image,
+    source: str,
+    device: str = "cpu",
+    cancel: Optional[CancelCheck] = None,
+    said: Said = lambda _sentence: None,
 ) -> sitk.Image:
     """Probability of brain, float32, on a cube of 2.5 mm voxels (LPS axes) around the brain of `image`.
 
     The network looks twice: at the head, then at where it found the brain. Raises InputError for a volume without
     contrast, in which there is no head; `source` is what the message calls it. Raises Cancelled: `cancel` is asked
-    at each layer.
+    at each layer. `said` gets a sentence where the CPU had to stand in for `device`.
     """
     stop_if(cancel)
     from .brain_network import SIDE, SPACING_MM
@@ -67,10 +74,10 @@ def brain_probability(
     middle = (low + high) / 2
     if high[2] - low[2] > span - 2 * ABOVE_HEAD_MM:  # neck and shoulders: the brain is at the top
         middle[2] = high[2] + ABOVE_HEAD_MM - span / 2
-    probability = _look(smooth, middle, source, device, cancel)
+    probability = _look(smooth, middle, source, device, cancel, said)
     found = sitk.GetArrayViewFromImage(probability) > 0.5
     if found.any():
-        probability = _look(smooth, np.add(*_box(probability, found)) / 2, source, device, cancel)
+        probability = _look(smooth, np.add(*_box(probability, found)) / 2, source, device, cancel, said)
     return probability
 
 
@@ -80,7 +87,9 @@ def _box(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points.min(axis=0), points.max(axis=0)
 
 
-def _look(image: sitk.Image, middle: np.ndarray, source: str, device: str, cancel: Optional[CancelCheck]) -> sitk.Image:
+def _look(
+    image: sitk.Image, middle: np.ndarray, source: str, device: str, cancel: Optional[CancelCheck], said: Said
+) -> sitk.Image:
     from .brain_network import SIDE, SPACING_MM, network_input
 
     origin = middle - (SIDE - 1) / 2 * SPACING_MM
@@ -94,9 +103,11 @@ def _look(image: sitk.Image, middle: np.ndarray, source: str, device: str, cance
         raise InputError(f"{source}: no head was found ({error}). Give a volume of the whole head.") from error
     try:
         values = _sigmoid(seen, device, cancel)
-    except RuntimeError:  # a GPU's memory is full, or it lacks a layer; the CPU takes a second
+    except RuntimeError as error:  # a GPU's memory is full, or it lacks a layer; the CPU takes a second
         if device == "cpu":
             raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said(f"The brain was looked for on the CPU, for {device} failed ({reason}).")
         values = _sigmoid(seen, "cpu", cancel)
     probability = sitk.GetImageFromArray(values)
     probability.CopyInformation(cube)

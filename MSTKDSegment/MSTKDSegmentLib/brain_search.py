@@ -134,7 +134,7 @@ class _Search:
 
     def by_our_network(self, name: str) -> Brain:
         volume = self._volumes[name]
-        probability = brain_probability(volume.image, volume.source, self._device(), self._cancel)
+        probability = brain_probability(volume.image, volume.source, self._device(), self._cancel, self._say_once)
         mask = mask_on(probability, volume.image)
         if mask_ml(mask, volume.image) < LEAST_BRAIN_ML:
             raise InputError(
@@ -142,6 +142,10 @@ class _Search:
                 "the head; if it is skull-stripped already, say so."
             )
         return Brain(probability, mask)
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self.notices:
+            self.notices.append(sentence)
 
     def given(self, mask: sitk.Image, source: str) -> Brain:
         """The user's `mask`, which messages call `source`, on the reference."""

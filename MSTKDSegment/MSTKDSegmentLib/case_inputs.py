@@ -15,7 +15,7 @@ from .brain_extraction import brain_of
 from .case_roles import Settler, roles_in_folder
 from .dicom import DICOM_TAGS
 from .errors import InputError, RoleError
-from .file_checks import os_errors_as_input_errors, printable
+from .file_checks import is_unicode, os_errors_as_input_errors, printable, require_unicode
 from .look_roles import settled_by_look
 from .modalities import MODALITIES
 from .roles import RoleProposal
@@ -73,6 +73,7 @@ def find_inputs(
 def _in_folder(
     folder: Path, named: Mapping[str, Path], without: Collection[str], by_look: bool, brain_of: BrainFinder
 ) -> tuple[dict[str, Path], dict[str, str]]:
+    require_unicode(folder)
     with os_errors_as_input_errors(folder):
         is_file = folder.is_file()
     if is_file:
@@ -116,7 +117,7 @@ def dicom_tags(folder: Path) -> dict[str, str]:
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        for path in sorted(item for item in folder.iterdir() if item.is_file())[:3]:
+        for path in sorted(item for item in folder.iterdir() if item.is_file() and is_unicode(item))[:3]:
             reader = sitk.ImageFileReader()
             reader.SetImageIO("GDCMImageIO")
             reader.SetFileName(str(path))

@@ -10,14 +10,13 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
 from .errors import GeometryError, InputError
+from .file_checks import HEADER_LINES
 from .volume_checks import EXPORT_AGAIN, check_axes, check_spacing, numbers
 
-HEADER_LINES = 1000  # a header is some twenty lines; a foreign binary file has none
 NO_SPACING = "the header gives no voxel spacing for each of three axes. Add it, or export the volume again."
 META_TYPE_BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
@@ -38,32 +37,6 @@ def _header_fields(path: Path, separator: str, last: bytes) -> tuple[dict[str, s
             if last and line.lower().startswith(last):
                 break
         return fields, stream.tell()
-
-
-def voxel_files(path: Path) -> Optional[list[Path]]:
-    """The files beside `path`, a NRRD or MetaImage file, that its header says to hold its voxels; [] for none.
-
-    None where they cannot be told: named by a list or a pattern, or behind a header that does not end.
-    """
-    nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
-    keys = ("data file", "datafile") if nrrd else ("elementdatafile",)
-    with path.open("rb") as stream:
-        for _ in range(HEADER_LINES):
-            line = stream.readline(65536)
-            text = line.decode("latin-1").strip()
-            if nrrd and not text:
-                return []  # the voxels follow
-            if not line:
-                return None if nrrd else []  # MetaIO refuses a header that names no voxels
-            name, _, value = text.replace("=", ":", 1).partition(":")
-            if name.strip().lower() in keys:
-                value = value.lstrip(":=").strip()
-                if value.upper() == "LOCAL" and not nrrd:
-                    return []
-                if not value or value.upper().startswith("LIST") or "%" in value:
-                    return None
-                return [path.parent / value]
-    return None
 
 
 def check_nrrd_header(path: Path) -> None:

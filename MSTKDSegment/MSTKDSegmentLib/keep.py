@@ -20,6 +20,7 @@ import SimpleITK as sitk
 from .geometry import array_to_image, to_native
 from .modalities import MODALITIES
 from .registration import as_transform
+from .segmentation_io import check_written
 
 if TYPE_CHECKING:
     from .pipeline import PreparedCase
@@ -36,20 +37,30 @@ def kept_files(folder: Path, sequences: Iterable[str]) -> list[Path]:
     return [folder / name for name in [*names, BRAIN, NATIVE_BRAIN, RECORD]]
 
 
+def stale_files(folder: Path, sequences: Iterable[str]) -> list[Path]:
+    """Files in `folder` that `write_kept` wrote for other sequences: they lie on another grid than what comes now."""
+    others = [name for name in MODALITIES if name not in set(sequences)]
+    common = set(kept_files(folder, ()))
+    return [path for path in kept_files(folder, others) if path not in common and path.exists()]
+
+
 def write_kept(case: PreparedCase, paths: Mapping[Path, Path]) -> None:
-    """Write each of `kept_files` to the place that `paths` gives for it."""
+    """Write each of `kept_files` to the place that `paths` gives for it. Raises OutputError for a full disk."""
     places = {path.name: place for path, place in paths.items()}
+    final = {path.name: path for path in paths}
+
+    def write(image: sitk.Image, name: str) -> None:
+        sitk.WriteImage(image, str(places[name]), useCompression=True)
+        check_written(places[name], image, final[name])
+
     for name in case.subset:
-        prepared = canonical_image(case, case.image[MODALITIES.index(name)])
-        sitk.WriteImage(prepared, str(places[f"{name}_prepared.nii.gz"]), useCompression=True)
+        write(canonical_image(case, case.image[MODALITIES.index(name)]), f"{name}_prepared.nii.gz")
         sitk.WriteTransform(as_transform(case.matrix(name)), str(places[f"canonical_to_{name}.tfm"]))
-    brain = canonical_image(case, case.brain.astype(np.uint8))
-    sitk.WriteImage(brain, str(places[BRAIN]), useCompression=True)
+    write(canonical_image(case, case.brain.astype(np.uint8)), BRAIN)
     native = to_native(
         case.brain.astype(np.uint8), case.grid, case.reference_image, is_label=True, matrix=case.matrix(case.reference)
     )
-    on_reference = array_to_image(native, case.reference_image)
-    sitk.WriteImage(on_reference, str(places[NATIVE_BRAIN]), useCompression=True)
+    write(array_to_image(native, case.reference_image), NATIVE_BRAIN)
     record = case.record.to_dict()
     for one in record["sequences"].values():  # folders may be called by a patient's name
         one["source"] = Path(one["source"]).name

@@ -17,7 +17,7 @@ from .background import Ahead
 from .case_inputs import CaseInputs
 from .errors import OutputError
 from .keep import ENDINGS as KEPT_ENDINGS
-from .keep import kept_files, write_kept
+from .keep import kept_files, stale_files, write_kept
 from .memory import peak_memory_mib
 from .metrics import region_dice
 from .modalities import subset_name
@@ -94,6 +94,11 @@ class CaseRequest:
     def kept(self) -> tuple[Path, ...]:
         """What goes into the folder `keep`."""
         return () if self.keep is None else tuple(kept_files(self.keep, self.inputs.sources))
+
+    @property
+    def stale(self) -> tuple[Path, ...]:
+        """What an earlier run with other sequences left in the folder `keep`."""
+        return () if self.keep is None else tuple(stale_files(self.keep, self.inputs.sources))
 
 
 @dataclass(frozen=True)
@@ -275,6 +280,10 @@ def _with_checked_outputs(request: CaseRequest, reference_image: Optional[sitk.I
     )
     for path in request.kept:
         check_output(path, overwrite, endings=KEPT_ENDINGS)
+    if request.stale and not overwrite:
+        raise OutputError(
+            f"{request.stale[0]} is of an earlier run with other sequences; choose another folder or allow overwriting."
+        )
     others = [path for path in (request.ground_truth, request.brain_mask) if path is not None]
     refuse_collisions(request.files, [*request.inputs.sources.values(), *others])
     return request
@@ -343,6 +352,8 @@ def _write(result: CaseResult, truth: Optional[np.ndarray]) -> None:
                 seconds=segmentation.seconds,
                 provenance=_report_provenance(result),
             )
+    for path in request.stale:
+        path.unlink()
 
 
 def _provenance(result: CaseResult) -> dict[str, str]:

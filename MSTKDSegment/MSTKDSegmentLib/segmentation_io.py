@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError, OutputError
+from .file_checks import is_unicode, printable
 from .regions import LABELS, REGIONS, Structure, convention_values, labels_to_regions, require_labels, to_convention
 from .volume_checks import voxel_columns
 
@@ -56,6 +57,8 @@ def check_output(
     """
     path = Path(path).expanduser()
     ending = output_ending(path, endings)
+    if not is_unicode(path):
+        raise OutputError(f"{printable(str(path))}: a name that is not UTF-8 cannot be written; choose another.")
     folder = path.parent
     try:
         if path.is_dir():
@@ -239,11 +242,15 @@ def _write_image(path: Path, ending: str, image: sitk.Image, metadata: Mapping[s
         image.SetMetaData("ITK_FileNotes", "MSTKDSegment")  # NIfTI's 80-character description
     with atomic_output(path, overwrite, ending) as temporary:
         sitk.WriteImage(image, str(temporary), ending != ".nii")
-        _check_written(path, image, sitk.ReadImage(str(temporary)))
+        check_written(temporary, image, path)
 
 
-def _check_written(path: Path, image: sitk.Image, written: sitk.Image) -> None:
-    # A full disk or a format's limits do not always raise an error in ITK.
+def check_written(place: Path, image: sitk.Image, path: PathLike) -> None:
+    """Raises OutputError, about `path`, unless the file at `place` holds `image`.
+
+    A full disk or a format's limits do not always raise an error in ITK: its NIfTI files end wherever the disk did.
+    """
+    written = sitk.ReadImage(str(place))
     if not np.array_equal(sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(written)):
         raise OutputError(f"{path} could not be written: what was read back differs; check free space.")
     if _largest_shift_mm(image, written) > GEOMETRY_TOLERANCE_MM:

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from .dicom import read_dicom
 from .errors import InputError
-from .file_checks import VOLUME_ENDINGS, os_errors_as_input_errors
+from .file_checks import VOLUME_ENDINGS, os_errors_as_input_errors, require_unicode
 from .header_checks import check_meta_file, check_nrrd_header
 from .nifti import NIFTI_CODES, read_nifti
 from .volume_checks import (
@@ -56,6 +56,7 @@ def read_volume(path: Union[str, Path], *, is_label: bool = False) -> Volume:
 
 
 def _read(path: Path, is_label: bool) -> Volume:
+    require_unicode(path)
     name = path.name.lower()
     if path.is_dir():
         image, tags = read_dicom(path)

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import InputError
-from ..header_checks import voxel_files
+from ..file_checks import HEADER_ENDINGS, voxel_files
 from ..review.worklist import WorkItem
-
-WITH_HEADERS = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def roots(source: Path, folders: Iterable[Path] = ()) -> tuple[Path, ...]:
@@ -33,7 +31,7 @@ def may_open(path: Path, allowed: Sequence[Path]) -> bool:
     try:
         if not inside(path) or not all(map(inside, path.iterdir() if path.is_dir() else ())):
             return False
-        if not path.is_file() or not path.name.lower().endswith(WITH_HEADERS):
+        if not path.is_file() or not path.name.lower().endswith(HEADER_ENDINGS):
             return True
         voxels = voxel_files(path)
     except (OSError, RuntimeError, ValueError):  # a loop of links, or nothing that may be read
