@@ -109,7 +109,9 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.task = None
         self._busy = False
         self._proposed = {}
+        self._beforeImport = {}
         self._shown = None
+        self._output = None
         self._result = None
         self._device = None
         self._parameterNode = None
@@ -153,6 +155,7 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
             self.addObserver(scene, event, self.onSceneChanged)
@@ -249,8 +252,11 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._device = self._parameterNode.device
             if not self._busy:
                 self._tell(self.ui.deviceLabel, "")
-        if self._shown is None and self._parameterNode.outputSegmentation is not None:
-            self.showTableOf(self._parameterNode.outputSegmentation)
+        output = self._parameterNode.outputSegmentation
+        chosenNow = output is not self._output and output is not None and self.logic.tableOf(output)[0] is not None
+        if chosenNow or (self._shown is None and output is not None):
+            self.showTableOf(output)
+        self._output = output
         for name, sequence in INPUTS.items():
             getattr(self.ui, f"{name}Selector").toolTip = state.tips[sequence]
             self._tell(getattr(self.ui, f"{name}FlagLabel"), state.flags.get(sequence, ""))
@@ -321,10 +327,20 @@ class MSTKDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndClose(self, _caller, _event):
         self.initializeParameterNode()
 
+    def onSceneStartImport(self, _caller, _event):
+        """The combo boxes lose what is chosen when a scene is added: Slicer fills them anew at the end of an import."""
+        names = (*INPUTS, "outputSegmentation", "brainMask") if self._parameterNode is not None else ()
+        self._beforeImport = {name: getattr(self._parameterNode, name) for name in names}
+
     def onSceneEndImport(self, _caller, _event):
         self.initializeParameterNode()
         # A file may name volumes before it holds them; the wrapper remembers that it found none until it is told.
         self._parameterNode.Modified()
+        if not self.chosenVolumes():
+            for name, node in self._beforeImport.items():
+                if node is not None and node.GetScene() is slicer.mrmlScene:
+                    setattr(self._parameterNode, name, node)
+        self._beforeImport = {}
 
     # --- proposals ---
 
@@ -584,13 +600,10 @@ class MSTKDSegmentLogic(ScriptedLoadableModuleLogic):
 
     def proposeFor(self, chosen):
         """For the sequences that are not in `chosen`, proposals from the scene; and a sentence on what to decide."""
-        from MSTKDSegmentLib.panel import unused
-
         used = {node.GetID() for node in chosen.values()}
         nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         free = [node for node in nodes if node.GetID() not in used and not node.GetHideFromEditors()]
-        proposed, proposals = self.proposeVolumes(free)
-        return proposed, unused(proposals)
+        return self.core.proposeWith(free, list(chosen.values()))
 
     def panelState(self, volumes, reference, weights, outputNode=None, **preparation):
         """`MSTKDSegmentLib.panel.PanelState` for the choice, and a sentence on the weights."""

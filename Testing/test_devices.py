@@ -56,6 +56,17 @@ def test_no_gpu_that_works_means_the_cpu_with_a_notice(machine):
     assert "GPU 1 (cuda:1) cannot run the network: CUDA error: out of memory" in choice.reason
 
 
+def test_a_driver_without_a_torch_for_it_means_the_cpu_with_a_notice(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(devices, "_has_nvidia_driver", lambda: True)
+    said = "no GPU is used: this torch was built without GPU support, though an NVIDIA driver is installed here"
+    assert choose_device("auto") == DeviceChoice("cpu", said, gpu_expected=True)
+    monkeypatch.setattr(devices, "_has_nvidia_driver", lambda: False)
+    assert not choose_device("auto").gpu_expected
+
+
 def test_a_busy_gpu_that_does_not_answer_is_the_last_resort(machine):
     machine(free=(None, 10**9))
     assert choose_device("auto").name == "cuda:1"

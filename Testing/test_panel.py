@@ -126,6 +126,12 @@ def test_two_patients_are_flagged_without_naming_them():
     assert flags({"T2": replace(T2, patient="1234"), "FLAIR": FLAIR}) == {}
 
 
+def test_two_dates_of_one_patient_are_flagged():
+    dates = {"T2": replace(T2, patient="1", study="1.2"), "FLAIR": replace(FLAIR, patient="1", study="1.3")}
+    assert flags(dates) == {"FLAIR": "Its DICOM header names another examination (study) than that of T2."}
+    assert flags({"T2": dates["T2"], "FLAIR": replace(FLAIR, patient="1", study="1.2")}) == {}
+
+
 def test_the_plan_names_reference_resampling_and_transforms():
     assert plan({"T1Gd": T1GD, "FLAIR": FLAIR}) == (
         "The result lies on the grid of T1Gd (240 x 240 x 155 voxels of 1 x 1 x 1 mm). All sequences share it. They "

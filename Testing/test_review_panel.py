@@ -251,6 +251,19 @@ def test_side_by_side_and_back_by_button_by_menu_and_by_choice(panel, scene, com
         assert not ui.restoreLayoutButton.enabled
 
 
+def test_a_scene_saved_side_by_side_is_not_blank_in_a_new_slicer(panel, scene, compared, monkeypatch):
+    make_volume(scene, name="T1Gd")
+    panel.ui.sideBySideButton.click()
+    display = compared.prediction.GetDisplayNode()
+    scene.InvokeEvent(scene.EndImportEvent)
+    assert display.GetNumberOfViewNodeIDs() == 2  # this one knows the layout
+    module = importlib.import_module("MSTKDSegmentLib.slicer_review_panel")
+    monkeypatch.setattr(module, "knows_side_by_side", lambda _scene: False)
+    scene.InvokeEvent(scene.EndImportEvent)
+    assert display.GetNumberOfViewNodeIDs() == 0
+    assert not panel.ui.restoreLayoutButton.enabled
+
+
 def test_deleted_nodes_leave_the_panel(panel, scene, compared):
     scene.RemoveNode(panel.choices.get(TABLE))
     assert panel.ui.figuresTableView.table is None
@@ -524,6 +537,16 @@ def test_a_saved_scene_comes_back_with_its_choices_and_its_worklist(panel, scene
     run_to_the_end(panel)
     assert panel.asked == []
     assert panel.ui.caseLabel.text.endswith(": B")
+
+
+def test_a_scene_that_is_added_leaves_prediction_and_truth(panel, scene, pair):
+    before = panel.choices.get("prediction"), panel.choices.get("truth")
+    assert None not in before
+    scene.InvokeEvent(scene.StartImportEvent)
+    for role in ("prediction", "truth"):  # as the combo boxes do it
+        panel.choices.choose(role, None)
+    scene.InvokeEvent(scene.EndImportEvent)
+    assert (panel.choices.get("prediction"), panel.choices.get("truth")) == before
 
 
 def test_cleanup_ends_everything(panel, scene, pair):

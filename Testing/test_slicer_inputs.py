@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 from MSTKDSegmentLib.panel import flags, plan, proposal_tip
-from MSTKDSegmentLib.slicer_inputs import InputReader, dicom_tags, proposals_for
+from MSTKDSegmentLib.slicer_inputs import InputReader, dicom_tags, of_one_examination, proposals_for
 from sample_volumes import sample_volume
 from scene_nodes import (
     GRID,
@@ -145,3 +145,41 @@ def test_volumes_of_the_same_name_are_told_apart(scene):
     assert [proposal.modality for proposal in proposals_for(nodes, header_value)] == ["T1Gd", "FLAIR"]
     facts = InputReader(header_value).facts({"T1Gd": nodes[0], "FLAIR": nodes[1]})
     assert [facts[key].patient for key in facts] == ["A", "B"]
+
+
+# --- one examination ---
+
+
+def came_from(scene, node, path):
+    storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(path)
+    node.SetAndObserveStorageNodeID(storage.GetID())
+    return node
+
+
+def test_dicom_studies_are_not_mixed(scene):
+    def value(uid, tag):
+        return {"0020,000d": f"study {uid[:3]}"}.get(tag, "")
+
+    first = [dicom_volume(scene, "1.1.1", "a"), dicom_volume(scene, "1.1.2", "b", 1)]
+    second = dicom_volume(scene, "1.2.1", "c", 2)
+    made = make_volume(scene, name="from nowhere", seed=3)[0]
+    assert of_one_examination([*first, made], [], value) == ([*first, made], "")
+    nodes, sentence = of_one_examination([*first, second, made], [], value)
+    assert nodes == []
+    assert sentence.startswith("Volumes of 2 examinations are loaded (with a, c).")
+    assert of_one_examination([first[1], second, made], [first[0]], value) == ([first[1], made], "")
+    # Without a database nothing is known of studies.
+    assert of_one_examination([*first, second], []) == ([*first, second], "")
+
+
+def test_folders_tell_patients_apart_where_they_hold_several_volumes(scene):
+    nodes = [make_volume(scene, name=name, seed=seed)[0] for seed, name in enumerate("abcd")]
+    for node in nodes:  # each in a folder of its own: nothing can be told
+        came_from(scene, node, f"/patient/{node.GetName()}/volume.nii.gz")
+    assert of_one_examination(nodes, []) == (nodes, "")
+    for node, folder in zip(nodes, ("P001", "P001", "P002", "P002")):
+        came_from(scene, node, f"/cohort/{folder}/{node.GetName()}.nii.gz")
+    assert of_one_examination(nodes, [])[0] == []
+    assert of_one_examination([nodes[0], nodes[1], nodes[3]], [nodes[2]]) == ([nodes[3]], "")
+    assert of_one_examination(nodes[:2], []) == (nodes[:2], "")

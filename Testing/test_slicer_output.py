@@ -15,7 +15,14 @@ from MSTKDSegmentLib import slicer_output  # noqa: E402 - needs slicer
 from MSTKDSegmentLib.diameters import measure  # noqa: E402
 from MSTKDSegmentLib.errors import OutputError  # noqa: E402
 from MSTKDSegmentLib.regions import LABELS, REGIONS  # noqa: E402
-from MSTKDSegmentLib.slicer_output import PROBABILITY_OF, TABLE_OF, OutputChoice, deliver, measurements_of  # noqa: E402
+from MSTKDSegmentLib.slicer_output import (  # noqa: E402
+    PREPARED_TRANSFORMS,
+    PROBABILITY_OF,
+    TABLE_OF,
+    OutputChoice,
+    deliver,
+    measurements_of,
+)
 from MSTKDSegmentLib.slicer_scene import volume_from_node  # noqa: E402
 from MSTKDSegmentLib.worker_process import WorkerResult  # noqa: E402
 from scene_nodes import (  # noqa: E402
@@ -30,6 +37,7 @@ from scene_nodes import (  # noqa: E402
     make_volume,
     node_ids,
     segment_ids,
+    shift,
 )
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
@@ -218,8 +226,24 @@ def test_what_was_made_of_a_replaced_result_goes_with_it(scene):
     assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1 + 3
     deliver(result_for(reference), reference, OutputChoice(first.node, replace=True))
     assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1
-    assert measurements_of(first.node)[1] == "T1Gd+FLAIR on cpu, b sha256 123"
+    assert measurements_of(first.node)[1] == "T1 post tumour: T1Gd+FLAIR on cpu, b sha256 123"
     assert measurements_of(scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "other")) == (None, "")
+
+
+def test_what_somebody_renamed_or_put_under_our_transform_stays(scene):
+    reference, _ = make_volume(scene)
+    first = deliver(result_for(reference), reference, OutputChoice(probabilities=True))
+    first.probabilities["WT"].SetName("kept")
+    alone, carrying = (make_transform(scene, shift(1, 2, 3), name=name) for name in ("alone", "carrying"))
+    drawing = scene.AddNewNodeByClass("vtkMRMLModelNode", "drawing")
+    drawing.SetAndObserveTransformNodeID(carrying.GetID())
+    for transform in (alone, carrying):
+        first.node.AddNodeReferenceID(PREPARED_TRANSFORMS, transform.GetID())
+    deliver(result_for(reference), reference, OutputChoice(first.node, replace=True))
+    assert scene.GetFirstNodeByName("kept") is not None
+    assert scene.GetFirstNodeByName("T1 post tumour TC probability") is None
+    assert scene.GetFirstNodeByName("alone") is None
+    assert drawing.GetParentTransformNode() is carrying
 
 
 def test_a_segmentation_of_the_users_own_needs_no_permission(scene):

@@ -115,6 +115,36 @@ def test_work_on_a_loaded_node_is_noticed(scene, reading):
     assert reading.unsaved() == ["A FLAIR", "A prediction"]
 
 
+def test_work_that_is_in_the_nodes_file_is_saved(scene, reading, tmp_path):
+    prediction = reading.choices.get(PREDICTION)
+    labelmap = prediction.GetSegmentation().GetSegment("ET").GetRepresentation(labelmap_name())
+    scalars = labelmap.GetPointData().GetScalars()
+    scalars.Modified()
+    storage = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    prediction.SetAndObserveStorageNodeID(storage.GetID())
+    assert reading.unsaved() == ["A prediction"]  # no file yet
+    storage.SetFileName(str(tmp_path / "corrected.seg.nrrd"))
+    assert storage.WriteData(prediction)
+    assert reading.unsaved() == []
+    scalars.Modified()
+    assert reading.unsaved() == ["A prediction"]
+    assert storage.WriteData(prediction)
+    assert reading.unsaved() == []
+    prediction.SetName("another")  # a file does not hold that
+    assert reading.unsaved() == ["another"]
+
+
+def test_a_scene_that_is_added_leaves_work_what_it_is(scene, reading):
+    """As the panel does it after each import."""
+    prediction = reading.choices.get(PREDICTION)
+    labelmap = prediction.GetSegmentation().GetSegment("ET").GetRepresentation(labelmap_name())
+    labelmap.GetPointData().GetScalars().Modified()
+    reading.settle()
+    assert reading.unsaved() == ["A prediction"]
+    run(reading.load_steps(1))
+    assert reading.unsaved() == []
+
+
 def test_slicers_own_files_keep_their_names_and_know_their_file(scene, tmp_path):
     folder = tmp_path / "cases" / "P"
     folder.mkdir(parents=True)

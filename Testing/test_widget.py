@@ -120,7 +120,7 @@ def test_a_run_from_click_to_table_and_its_words_stay(panel, scene):
     assert panel.ui.statusLabel.text.startswith("T1 post tumour: done in ")
     assert panel.ui.statusLabel.visible
     assert panel.ui.resultTableView.table.GetNumberOfRows() == 5
-    assert panel.ui.provenanceLabel.text.startswith("T1Gd+FLAIR on cpu")
+    assert panel.ui.provenanceLabel.text.startswith("T1 post tumour: T1Gd+FLAIR on cpu")
     assert "0:00 starting" in panel.ui.logTextEdit.plainText
     assert "done" in panel.ui.logTextEdit.plainText
     assert panel.ui.segmentButton.enabled
@@ -336,6 +336,19 @@ def test_inputs_that_come_after_the_parameters_of_a_loaded_scene_are_found(panel
     assert panel.chosenVolumes() == {"FLAIR": flair}  # T1Gd was empty on purpose
 
 
+def test_a_scene_that_is_added_leaves_the_choices(panel, scene):
+    """At the end of an import Slicer's combo boxes are filled anew and lose what was chosen."""
+    by_hand = {"T1": panel.chosenVolumes()["FLAIR"]}
+    for name in ("t1gd", "flair"):
+        setattr(panel._parameterNode, name, None)
+    panel._parameterNode.t1 = by_hand["T1"]
+    scene.InvokeEvent(scene.StartImportEvent)
+    panel._parameterNode.t1 = None  # as the combo box does it
+    scene.InvokeEvent(scene.EndImportEvent)
+    settle(panel)
+    assert panel.chosenVolumes() == by_hand
+
+
 def test_volumes_that_come_one_after_another_are_all_proposed(panel, scene):
     volume_of_image(scene, brain_image(1), "T1 pre")
     settle(panel)
@@ -369,10 +382,51 @@ def test_the_table_of_a_chosen_result_is_shown_and_stays_when_a_run_is_cancelled
     panel.showTableOf(None)  # as after loading a scene
     panel._parameterNode.outputSegmentation = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
     assert panel.ui.resultTableView.table is table
-    assert panel.ui.provenanceLabel.text.startswith("T1Gd+FLAIR on cpu")
+    assert panel.ui.provenanceLabel.text.startswith("T1 post tumour: T1Gd+FLAIR on cpu")
     scene.RemoveNode(panel._parameterNode.outputSegmentation)
     assert panel.ui.resultTableView.table is None
     assert not panel.ui.resultCollapsibleButton.visible
+
+
+def test_the_table_is_that_of_the_result_that_is_chosen_and_says_whose_it_is(panel, scene):
+    results = []
+    for name in ("first", "second"):
+        panel._parameterNode.outputSegmentation = None
+        panel.ui.segmentButton.click()
+        run_to_the_end(panel)
+        panel._result.node.SetName(name)
+        results.append((panel._result.node, panel.ui.resultTableView.table))
+    for (node, table), name in zip(results, ("first", "second")):
+        panel._parameterNode.outputSegmentation = node
+        assert panel.ui.resultTableView.table is table
+        assert panel.ui.provenanceLabel.text.startswith(f"{name}: T1Gd+FLAIR on cpu")
+    panel._parameterNode.outputSegmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "new")
+    assert panel.ui.provenanceLabel.text.startswith("second: ")  # still the figures of what it names
+
+
+def test_volumes_of_two_examinations_are_not_mixed(panel, scene):
+    def came_from(node, folder):
+        storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+        storage.SetFileName(f"/patients/{folder}/{node.GetName()}.nii.gz")
+        node.SetAndObserveStorageNodeID(storage.GetID())
+
+    for node in panel.chosenVolumes().values():
+        came_from(node, "P001")
+    before = panel.chosenVolumes()
+    for seed, name in ((1, "T1 pre"), (5, "T2")):
+        came_from(volume_of_image(scene, brain_image(seed), name), "P002")
+    settle(panel)
+    assert panel.chosenVolumes() == before
+    panel.ui.proposeButton.click()
+    assert panel.chosenVolumes() == before
+    for name in ("t1gd", "flair"):
+        setattr(panel._parameterNode, name, None)
+    panel.ui.proposeButton.click()
+    assert panel.chosenVolumes() == {}
+    assert panel.ui.proposalLabel.text.startswith("Volumes of 2 examinations are loaded (with T1 post, T1 pre).")
+    panel._parameterNode.t2 = scene.GetFirstNodeByName("T2")
+    panel.ui.proposeButton.click()
+    assert {key: node.GetName() for key, node in panel.chosenVolumes().items()} == {"T1": "T1 pre", "T2": "T2"}
 
 
 def test_an_output_that_cannot_take_the_result_is_said_before_the_run(panel, scene):

@@ -6,6 +6,7 @@ kernels, an older torch may lack a layer on Apple GPUs, another program may fill
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 
 from .errors import DeviceError
@@ -73,7 +74,14 @@ def _best_device(gpus: int) -> DeviceChoice:
     if failures:
         return DeviceChoice("cpu", f"no GPU is used: {'; '.join(failures)}", gpu_expected=True)
     built = torch.version.cuda is not None or getattr(torch.version, "hip", None) is not None
-    return DeviceChoice("cpu", f"no GPU is used: {_no_gpu_reason(0)}", gpu_expected=built)
+    reason = f"no GPU is used: {_no_gpu_reason(0)}"
+    if not built and _has_nvidia_driver():
+        return DeviceChoice("cpu", f"{reason}, though an NVIDIA driver is installed here", gpu_expected=True)
+    return DeviceChoice("cpu", reason, gpu_expected=built)
+
+
+def _has_nvidia_driver() -> bool:
+    return shutil.which("nvidia-smi") is not None
 
 
 def _has_mps() -> bool:

@@ -29,7 +29,8 @@ class InputFacts:
     none; linear: whether all parent transforms are; obstacle: why the node is no MRI volume at all, "" where it is;
     stripped: whether the skull is gone;
     proposal: what its name, DICOM header or look says; look: see `appearance`, None where it cannot be told;
-    patient: the PatientID of its DICOM header, "" where unknown; grid: equal for volumes whose voxels coincide.
+    patient, study: the PatientID and StudyInstanceUID of its DICOM header, "" where unknown; grid: equal for volumes
+    whose voxels coincide.
     """
 
     node_id: str
@@ -42,6 +43,7 @@ class InputFacts:
     obstacle: str = ""
     stripped: bool = True
     patient: str = ""
+    study: str = ""
     proposal: Optional[RoleProposal] = None
     look: Optional[Look] = None
     grid: tuple[float, ...] = field(default=(), repr=False)
@@ -112,13 +114,16 @@ def _flag_looks(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]
 
 
 def _flag_patients(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
-    known = {modality: facts.patient for modality, facts in inputs.items() if facts.patient}
+    known = {modality: facts for modality, facts in inputs.items() if facts.patient or facts.study}
     first = next(iter(known), "")
-    for modality, patient in known.items():
-        if patient != known[first]:
-            found[modality].append(
-                _("Its DICOM header names another patient than that of {sequence}.").format(sequence=first)
-            )
+    for modality, facts in known.items():
+        if facts.patient != known[first].patient:
+            sentence = _("Its DICOM header names another patient than that of {sequence}.")
+        elif facts.study != known[first].study:
+            sentence = _("Its DICOM header names another examination (study) than that of {sequence}.")
+        else:
+            continue
+        found[modality].append(sentence.format(sequence=first))
 
 
 # --- below them -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ from .overlap import brain_alone
 from .panel import InputFacts
 from .roles import RoleProposal, written_out
 from .slicer_scene import ijk_to_ras, matrix_between, volume_obstacle, voxels_of
+from .translation import _
+
+STUDY_UID = "0020,000d"
 
 InstanceValue = Callable[[str, str], str]
 """Slicer's `dicomDatabase.instanceValue(instance UID, "gggg,eeee")`."""
@@ -51,6 +54,51 @@ def dicom_tags(node: Any, instance_value: Optional[InstanceValue]) -> dict[str, 
         return {}
     found = {keyword: instance_value(uids[0], tag.replace("|", ",")) for keyword, tag in DICOM_TAGS.items()}
     return {keyword: value for keyword, value in found.items() if value}
+
+
+def study_of(node: Any, instance_value: Optional[InstanceValue]) -> str:
+    """The StudyInstanceUID of the volume's first DICOM slice; "" for volumes from other files."""
+    uids = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
+    return (instance_value(uids[0], STUDY_UID) or "") if uids and instance_value is not None else ""
+
+
+def of_one_examination(
+    nodes: Sequence[Any], chosen: Sequence[Any], instance_value: Optional[InstanceValue] = None
+) -> tuple[list[Any], str]:
+    """Those of `nodes` that may be proposed together with those `chosen`, and a sentence where some may not.
+
+    Two patients, or two dates of one, may be in the scene at once. Volumes belong together by their DICOM study or, of
+    other files, by their folder, where that holds more than one of them; what came from nowhere fits everywhere.
+    With several examinations, and none chosen yet, the person decides.
+    """
+    everything = [*chosen, *nodes]
+    folders = [_folder_of(node) for node in everything]
+    found: dict[str, str] = {}
+    for node, folder in zip(everything, folders):
+        study = study_of(node, instance_value)
+        shared = folder if folder and folders.count(folder) > 1 else ""
+        found[node.GetID()] = f"study {study}" if study else shared
+    mine = {found[node.GetID()] for node in chosen} - {""}
+    first: dict[str, str] = {}
+    for node in everything:
+        if found[node.GetID()]:
+            first.setdefault(found[node.GetID()], node.GetName())
+    if len(first) < 2:
+        return list(nodes), ""
+    if mine:
+        return [node for node in nodes if found[node.GetID()] in mine | {""}], ""
+    sentence = _(
+        "Volumes of {count} examinations are loaded (with {names}). Choose one volume of the right one, then press "
+        "Propose."
+    )
+    return [], sentence.format(count=len(first), names=", ".join(first.values()))
+
+
+def _folder_of(node: Any) -> str:
+    """The folder that a volume was loaded from; "" for one that was made in the scene or came from DICOM."""
+    storage = node.GetStorageNode()
+    name = (storage.GetFileName() or "") if storage is not None else ""
+    return str(Path(name).parent) if name else ""
 
 
 class InputReader:
@@ -90,6 +138,7 @@ class InputReader:
             linear=transform is None or bool(transform.IsTransformToWorldLinear()),
             obstacle=volume_obstacle(node),
             patient=header.get("PatientID", ""),
+            study=study_of(node, self._instance_value),
             proposal=_proposals([node], [header])[0],
         )
         if facts.obstacle or not facts.linear:

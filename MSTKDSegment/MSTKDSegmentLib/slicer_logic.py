@@ -14,11 +14,11 @@ from .child_python import find_python
 from .device_check import DeviceReport, check_device
 from .errors import Cancelled, InputError, MSTKDError, RoleError
 from .handover import Request
-from .panel import InputFacts, PanelState, panel_state, problem_with, reference_of
+from .panel import InputFacts, PanelState, panel_state, problem_with, reference_of, unused
 from .preparation_plan import PROGRAMS, PreparationChoice, skulls, wants_program
 from .preparation_record import EXTRACTORS, Wishes
 from .run_task import SegmentationTask
-from .slicer_inputs import InputReader, InstanceValue
+from .slicer_inputs import InputReader, InstanceValue, of_one_examination
 from .slicer_mask import brain_mask_from_node, brain_mask_obstacle
 from .slicer_output import OutputChoice, SegmentResult, deliver, made_here, require_replaceable
 from .slicer_prepared import places_of, prepared_volumes
@@ -127,7 +127,7 @@ class SegmentLogic:
         python: Optional[str] = None,
         instance_value: Optional[InstanceValue] = None,
     ) -> None:
-        self._python = python
+        self._python, self._instance_value = python, instance_value
         self.reader = InputReader(instance_value)
         self._weights = CardReader()
 
@@ -143,6 +143,12 @@ class SegmentLogic:
         ]
         proposals = self.reader.propose(nodes)
         return {p.modality: node for p, node in zip(proposals, nodes) if p.modality}, proposals
+
+    def proposeWith(self, volumeNodes: Sequence[Any], chosen: Sequence[Any]) -> tuple[dict[str, Any], str]:  # noqa: N802, N803
+        """As `proposeVolumes`, of one examination: that of the nodes `chosen`; and a sentence on what to decide."""
+        nodes, sentence = of_one_examination(volumeNodes, chosen, self._instance_value)
+        proposed, proposals = self.proposeVolumes(nodes)
+        return proposed, sentence or unused(proposals)
 
     def problemWith(self, volumes: Mapping[str, Any]) -> str:  # noqa: N802
         """Why these volume nodes by sequence cannot be segmented, in one line; "" where nothing is in the way."""

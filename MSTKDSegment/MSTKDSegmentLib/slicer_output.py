@@ -41,6 +41,9 @@ PROBABILITY_OF = f"{ATTRIBUTE_PREFIX}probability"
 PREPARED_OF = f"{ATTRIBUTE_PREFIX}prepared"
 """Attribute of a prepared volume and of its transform: the sequence. Nor are such volumes ever proposed as inputs."""
 
+GIVEN_NAME = f"{ATTRIBUTE_PREFIX}name"
+"""Attribute of what was made beside a result: the name that it got. What has another one now is somebody's own."""
+
 PREPARED_VOLUMES, PREPARED_TRANSFORMS = "MSTKDSegment.preparedVolumes", "MSTKDSegment.preparedTransforms"
 PREPARED_BRAIN = "MSTKDSegment.preparedBrain"
 """Node reference roles from a segmentation to what `slicer_prepared` made of the same run."""
@@ -140,24 +143,43 @@ def _take_over(node: Any, table: Any, probabilities: Mapping[str, Any]) -> None:
     stale = [node.GetNthNodeReference(role, n) for role in roles for n in range(node.GetNumberOfNodeReferences(role))]
     for role in roles:
         node.RemoveNodeReferenceIDs(role)
-    for old in filter(None, stale):
-        scene.RemoveNode(old)
+    remove_unused(scene, [old for old in stale if old is not None])
     names = {_table_name(node): table, **{_probability_name(node, key): made for key, made in probabilities.items()}}
     for name, made in names.items():
         if made.GetName() != name and scene.GetFirstNodeByName(name) is None:
             made.SetName(name)
+        note_name(made)
     node.SetNodeReferenceID(TABLE_OF, table.GetID())
     for made in probabilities.values():
         node.AddNodeReferenceID(PROBABILITIES_OF, made.GetID())
 
 
+def note_name(node: Any) -> None:
+    """Remember what a node is called, so that `remove_unused` can tell whether somebody made it their own."""
+    node.SetAttribute(GIVEN_NAME, node.GetName())
+
+
+def remove_unused(scene: Any, nodes: Sequence[Any]) -> None:
+    """Remove those of `nodes` that nobody renamed, and of the transforms those under which nothing else stands."""
+    own = [node for node in nodes if node.GetAttribute(GIVEN_NAME) in (None, node.GetName())]
+    for node in sorted(own, key=lambda one: bool(one.IsA("vtkMRMLTransformNode"))):  # first what stands under them
+        if not node.IsA("vtkMRMLTransformNode") or not _carries(scene, node):
+            scene.RemoveNode(node)
+
+
+def _carries(scene: Any, transform: Any) -> bool:
+    kind = "vtkMRMLTransformableNode"
+    nodes = (scene.GetNthNodeByClass(index, kind) for index in range(scene.GetNumberOfNodesByClass(kind)))
+    return any(node.GetTransformNodeID() == transform.GetID() for node in nodes)
+
+
 def measurements_of(node: Any) -> tuple[Optional[Any], str]:
-    """The table of a result's measurements, and which sequences, device and weights made it; (None, "") for others."""
+    """The table of a result's measurements, and whose they are and what made them; (None, "") for others."""
     table = node.GetNodeReference(TABLE_OF)
     if table is None:
         return None, ""
     said = {key: node.GetAttribute(ATTRIBUTE_PREFIX + key) or "?" for key in ("sequences", "device", "bundle")}
-    return table, _("{sequences} on {device}, {bundle}").format(**said)
+    return table, _("{name}: {sequences} on {device}, {bundle}").format(name=node.GetName(), **said)
 
 
 def _table_name(node: Any) -> str:

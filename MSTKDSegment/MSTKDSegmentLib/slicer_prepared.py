@@ -20,7 +20,9 @@ from .slicer_output import (
     PREPARED_OF,
     PREPARED_TRANSFORMS,
     PREPARED_VOLUMES,
+    note_name,
     place_beside,
+    remove_unused,
     scalar_volume,
 )
 from .slicer_scene import (
@@ -151,9 +153,9 @@ def _refer(segmentation: Any, role: str, nodes: Mapping[str, Any]) -> None:
     """Point to `nodes` only; what is left of an earlier set, of which the user deleted a part, goes."""
     stale = list(_by_sequence(segmentation, role).values())
     segmentation.RemoveNodeReferenceIDs(role)
-    for node in stale:
-        node.GetScene().RemoveNode(node)
+    remove_unused(segmentation.GetScene(), stale)
     for node in nodes.values():
+        note_name(node)
         segmentation.AddNodeReferenceID(role, node.GetID())
 
 

@@ -159,6 +159,13 @@ def state_of(node: Any) -> tuple[Any, ...]:
     return (node.GetName(), transform.GetID() if transform is not None else "", place, voxels)
 
 
+def voxels_changed_at(node: Any) -> int:
+    """When voxels of `node`, of any of its segments, changed last, on VTK's clock."""
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        return _voxels_time(node.GetImageData())
+    return max((_voxels_time(one.GetRepresentation(labelmap_name())) for _, one in segments_of(node)), default=0)
+
+
 def _voxels_time(image: Any) -> int:
     scalars = image.GetPointData().GetScalars() if image is not None else None
     return int(scalars.GetMTime()) if scalars is not None else 0

@@ -72,7 +72,8 @@ def load_steps(scene: Any, item: WorkItem, into: LoadedCase) -> Generator[str, N
     under = into.background
     if under is not None:
         for node in (*into.predictions.values(), *([into.truth] if into.truth is not None else [])):
-            node.SetReferenceImageGeometryParameterFromVolumeNode(under)
+            # The node only: its grid as the parameter would be the one that an edit resamples the segments to.
+            node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), under.GetID())
     if not item.predictions:
         into.notices.append(
             _("{case}: has no prediction. Choose the folder of predictions, or segment it.").format(case=item.name)

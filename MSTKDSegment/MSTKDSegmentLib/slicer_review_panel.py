@@ -35,6 +35,7 @@ from .slicer_review_views import (
     background_of,
     is_side_by_side,
     jump,
+    knows_side_by_side,
     restore,
     show,
     side_by_side,
@@ -56,6 +57,7 @@ class ReviewPanel:
         self.reading = Reading(slicer.mrmlScene)
         self.compared: Optional[Compared] = None
         self._place = -1
+        self._beforeImport: dict[str, Any] = {}
         self._showing = False
         self._warningStyle = warningStyle
         self.ui.reviewProblemLabel.styleSheet = warningStyle
@@ -69,6 +71,7 @@ class ReviewPanel:
         self._connect()
         self._observe()
         self.refresh()
+        self._leaveUnknownLayout()
 
     def _connect(self) -> None:
         ui = self.ui
@@ -91,7 +94,8 @@ class ReviewPanel:
         pairs = [
             (scene.StartCloseEvent, self.onSceneStartClose),
             (scene.EndCloseEvent, self.onSceneRenewed),
-            (scene.EndImportEvent, self.onSceneRenewed),
+            (scene.StartImportEvent, self.onSceneStartImport),
+            (scene.EndImportEvent, self.onSceneEndImport),
             (scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved),
         ]
         self._tags = [(scene, scene.AddObserver(event, slot)) for event, slot in pairs]
@@ -354,6 +358,14 @@ class ReviewPanel:
             restore(self.scene, looks)
             self.refresh()
 
+    def _leaveUnknownLayout(self) -> None:
+        """A scene that was saved side by side holds the number of our layout, not what it is.
+
+        In a new Slicer the segmentations would be seen in none of its views.
+        """
+        if self.choices.looks and not knows_side_by_side(self.scene):
+            self.onRestoreLayout()
+
     def _followLayout(self, follow: bool) -> None:
         """Where another layout is chosen from the menu, the segmentations are to be seen there, too."""
         if self._layout is not None:
@@ -393,8 +405,20 @@ class ReviewPanel:
             tell(label, "")
         self.say("")
 
+    def onSceneStartImport(self, _caller: Any = None, _event: str = "") -> None:
+        self._beforeImport = {role: self.choices.get(role) for role in (PREDICTION, TRUTH)}
+
+    def onSceneEndImport(self, _caller: Any = None, _event: str = "") -> None:
+        """The combo boxes lose what is chosen when a scene is added: Slicer fills them anew at the end of an import."""
+        for role, node in self._beforeImport.items():
+            if self.choices.get(role) is None and node is not None and node.GetScene() is self.scene:
+                self.choices.choose(role, node)
+        self._beforeImport = {}
+        self.onSceneRenewed()
+
     def onSceneRenewed(self, _caller: Any = None, _event: str = "") -> None:
         """Closed, or loaded from a file: show its choices; its worklist is read again."""
         self.refresh()
+        self._leaveUnknownLayout()
         self._followLayout(bool(self.choices.looks))
         self.cases.onSceneRenewed()

@@ -11,7 +11,7 @@ from .background import Background
 from .errors import InputError, MSTKDError
 from .review.verdicts import Verdict, append_verdict, read_verdicts
 from .review.worklist import WorkItem, read_worklist
-from .slicer_review import state_of
+from .slicer_review import state_of, voxels_changed_at
 from .slicer_review_cases import (
     CASE_OF,
     PREDICTION_OF,
@@ -101,12 +101,18 @@ class Reading:
     # --- one case ---
 
     def unsaved(self) -> list[str]:
-        """Names of the nodes that a change of case would take away although somebody has worked on them."""
-        return [node.GetName() for node in self.choices.loaded if self._states.get(node.GetID()) != state_of(node)]
+        """Names of the nodes that a change of case would take away although somebody's work on them is not saved."""
+        return [node.GetName() for node in self.choices.loaded if self._has_unsaved_work(node)]
+
+    def _has_unsaved_work(self, node: Any) -> bool:
+        before, now = self._states.get(node.GetID()), state_of(node)
+        if before is None or before[:-1] != now[:-1]:  # a name or a place is not saved with the node's file
+            return True
+        return before != now and not _is_saved(node)
 
     def settle(self) -> None:
-        """What changes from now on in what was loaded is somebody's work."""
-        self._states = {node.GetID(): state_of(node) for node in self.choices.loaded}
+        """What changes from now on in what has just been loaded is somebody's work; what was there before stays it."""
+        self._states = {node.GetID(): self._states.get(node.GetID(), state_of(node)) for node in self.choices.loaded}
 
     def load_steps(self, index: int) -> Generator[str, None, None]:
         """Take away what was loaded before, and load case number `index` step by step."""
@@ -120,6 +126,7 @@ class Reading:
             remove(self.scene, case.nodes)
             raise
         self.case = case
+        self._states = {}
         self.choices.loaded = case.nodes
         self.choices.say("case", item.name)
         self.choices.choose(PREDICTION, case.predictions.get(same) or next(iter(case.predictions.values()), None))
@@ -210,3 +217,14 @@ class Reading:
         given = append_verdict(self.verdicts_file, Verdict(*subject, verdict, self.seconds, comment, reader))
         self.shown_now()
         return given
+
+
+def _is_saved(node: Any) -> bool:
+    """Whether the node's file holds what the node does.
+
+    GetModifiedSinceRead alone would not notice voxels that were changed in place.
+    """
+    storage = node.GetStorageNode()
+    if storage is None or not storage.GetFileName() or node.GetModifiedSinceRead():
+        return False
+    return storage.GetStoredTime().GetMTime() > voxels_changed_at(node)

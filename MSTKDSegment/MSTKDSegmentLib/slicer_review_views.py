@@ -161,6 +161,12 @@ def is_side_by_side(scene: Any) -> bool:
     return layout is not None and layout.GetViewArrangement() == SIDE_BY_SIDE
 
 
+def knows_side_by_side(scene: Any) -> bool:
+    """Whether this Slicer knows what our layout is, as it does from the first time that it was shown."""
+    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    return layout is not None and bool(layout.IsLayoutDescription(SIDE_BY_SIDE))
+
+
 def nodes_of(scene: Any, name: str) -> list[Any]:
     """The nodes of a class (and of those below it) in `scene`."""
     return [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
