@@ -191,7 +191,9 @@ def test_what_taught_the_initial_weights_is_not_new_to_the_network(export, cohor
     options = {"checkpoint": checkpoint, "cases": ["Another"]}
     draft = tmp_path / "draft.zip"
     export(draft, **options)
-    assert read_bundle(draft).card["training"]["earlier_cases"] == ["Case_2", "Elsewhere"]
+    card = read_bundle(draft).card
+    assert card["training"]["earlier_cases"] == ["Case_2", "Elsewhere"]
+    assert "| Further cases that taught its teacher or first weights | 2 (Case_2, Elsewhere) |" in card_markdown(card)
     assert "Case_2" in (trained_state(draft).cases or ())
     case = find_case(cohort[0] / "data" / "Case_2")
     summary = evaluate(Candidate.from_bundle(draft, "cpu"), [case], tmp_path / "val", "val", told=lambda _: None)
@@ -227,6 +229,7 @@ def test_initial_weights_that_name_no_patients_end_in_no_figures(export, cohort,
     draft = tmp_path / "draft.zip"
     export(draft, checkpoint=checkpoint)
     assert read_bundle(draft).card["training"]["earlier_cases"] is None
+    assert "first weights | unknown |" in card_markdown(read_bundle(draft).card)
     case = find_case(cohort[0] / "data" / "Case_2")
     summary = evaluate(Candidate.from_bundle(draft, "cpu"), [case], tmp_path / "val", "val", told=lambda _: None)
     with pytest.raises(WeightsError, match="do not say what they were trained on"):

@@ -24,6 +24,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         f"{card['gmac_160x192x128']} GMAC at 160x192x128 |",
         f"| Weights | fp16, sha256 `{card['sha256']}` |",
         f"| Training data | {card['data']}; labels sha256 `{training['labels_sha256'][:16]}...` |",
+        *_earlier_line(training),
         f"| Training | {training['steps']} steps, {training['hours']} h of computing |",
         *(_stretch(entry) for entry in training["history"]),
         *_blend_line(training),
@@ -51,6 +52,14 @@ def _stretch(entry: Mapping[str, Any]) -> str:
             parts.append(f"{words} sha256 `{entry[key][:16]}...`")
     parts += [entry["hardware"], f"torch {torch_version}", f"commit `{entry['commit'][:12]}`"]
     return f"| From step {entry['from_step']} | {'; '.join(parts)} |"
+
+
+def _earlier_line(training: Mapping[str, Any]) -> list[str]:
+    if "earlier_cases" not in training:
+        return []
+    earlier = training["earlier_cases"]
+    said = "unknown" if earlier is None else f"{len(earlier)} ({', '.join(earlier)})"
+    return [f"| Further cases that taught its teacher or first weights | {said} |"]
 
 
 def _blend_line(training: Mapping[str, Any]) -> list[str]:
