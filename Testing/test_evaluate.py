@@ -274,6 +274,54 @@ def test_a_run_that_is_stopped_loses_one_case_and_no_segmentation(run, patients,
     assert code == 0 and printed["kept"] == ["anna"] and segmented == ["carl"]
 
 
+def test_a_run_that_is_stopped_before_the_first_case_goes_on(run, patients, tmp_path, out, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate_case, "review", stopped)
+    asked = patients, "--predictions", tmp_path / "perfect"
+    code, printed = run(*asked)
+    assert code == 130 and "0 of 3 cases" in printed["error"]["message"]
+    monkeypatch.undo()
+    assert run(*asked)[1]["done"] == list(NAMES)
+
+
+def test_cases_that_a_set_of_predictions_lacks_are_told(run, patients, tmp_path, out):
+    (tmp_path / "shifted" / "bert.nii.gz").unlink()
+    asked = patients, "--predictions", tmp_path / "perfect", "--predictions", tmp_path / "shifted"
+    assert run(*asked)[0] == 0
+    notes = {name: json.loads((out / ".cases" / f"{name}.json").read_text())["notices"] for name in NAMES}
+    absent = "shifted has no prediction of this case, which is not in its means."
+    assert [absent in notes[name] for name in NAMES] == [False, True, False]
+    assert absent in " ".join((out / "cohort.html").read_text(encoding="utf-8").split())
+    summary = json.loads((out / "summary.json").read_text())
+    counts = {name: summary["predictions"][name]["WT"]["statuses"]["ok"] for name in ("perfect", "shifted")}
+    assert counts == {"perfect": 3, "shifted": 2}
+
+
+def test_a_folder_without_any_of_the_cases_is_refused(run, patients, tmp_path, out):
+    (tmp_path / "others").mkdir()
+    write_labels(tmp_path / "others" / "anna_pred.nii.gz", tumour())
+    code, printed = run(patients, "--predictions", tmp_path / "others")
+    assert code == 3 and "holds no prediction of any of the 3 cases" in printed["error"]["message"]
+    assert "such as anna.nii.gz" in printed["error"]["message"]
+
+
+def test_the_predictions_convention_can_be_said(run, patients, tmp_path, out):
+    for number, name in enumerate(NAMES):
+        values = tumour(shift=number)
+        values = np.select([values == 1, values == 2, values == 3], [2, 1, 0])  # Decathlon, and no enhancement
+        write_labels(tmp_path / "decathlon" / f"{name}.nii.gz", values)
+    asked = patients, "--predictions", tmp_path / "decathlon", "--prediction-convention", "msd"
+    assert run(*asked)[0] == 0
+    expected = region_dice(np.where(tumour() == 3, 0, tumour()), tumour())
+    for row in table(out):
+        assert float(row["dice"]) == pytest.approx(expected[row["region"]], abs=1e-5)
+    before = [row["dice"] for row in table(out)]
+    assert run(*asked[:3])[1]["done"] == list(NAMES)  # another convention: done again
+    assert [row["dice"] for row in table(out)] != before
+
+
 def test_a_damaged_note_is_as_none(run, patients, tmp_path, out):
     run(patients, "--predictions", tmp_path / "perfect")
     (out / ".cases" / "anna.json").write_text('{"format": 1, "ca')

@@ -67,9 +67,20 @@ def test_values_are_recognised(convention, image, labels):
 def test_a_tumour_without_enhancement_is_brats(image, labels):
     values = np.where(labels == 3, 1, labels)
     assert np.array_equal(label_map_from_values(values, image, "x").labels, values)
+    assert not label_map_from_values(values, image, "x").doubts
     # As in the cases where the necrosis touches the brain around: two values say nothing of which lies outermost.
     values = np.select([values == 1, values == 2], [2, 1])
-    assert np.array_equal(label_map_from_values(values, image, "x").labels, values)
+    found = label_map_from_values(values, image, "x")
+    assert np.array_equal(found.labels, values)
+    assert "x: its value 1 lies around 2 and was taken as necrotic core" in found.doubts[0]
+
+
+def test_a_decathlon_tumour_without_necrosis_leaves_a_doubt(image, labels):
+    values = np.select([labels == 2, labels > 0], [1, 3])
+    found = label_map_from_values(values, image, "x")
+    assert np.array_equal(found.labels, values)
+    assert "its value 1 lies around 3" in found.doubts[0]
+    assert np.array_equal(label_map_from_values(values, image, "x", "msd").labels == 2, values == 1)
 
 
 def test_no_tumour_is_known_to_be_none(image, labels):

@@ -17,6 +17,7 @@ from MSTKDSegmentLib.errors import InputError, OutputError
 from MSTKDSegmentLib.review import verdicts
 from MSTKDSegmentLib.review.verdicts import COLUMNS, VERDICTS, Verdict, append_verdict, latest, read_verdicts
 from MSTKDSegmentLib.review.worklist import find_ground_truth, find_prediction, read_worklist
+from MSTKDSegmentLib.segmentation_io import write_segmentation
 
 SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "sample"
 
@@ -44,6 +45,7 @@ def test_folders_of_cases_and_of_predictions(tmp_path):
     anna, bert = read_worklist(tmp_path / "cases", folders)
     assert anna.predictions == {"first": first, "second": second} and anna.ground_truth == truth
     assert set(bert.predictions) == {"other/second"} and bert.ground_truth is None
+    assert anna.missing == ("other/second",) and bert.missing == ("first", "second")
     with pytest.raises(InputError, match="no such folder of predictions"):
         read_worklist(tmp_path / "cases", [tmp_path / "nowhere"])
 
@@ -84,6 +86,22 @@ def test_of_two_segmentations_none_is_the_ground_truth(tmp_path):
     write_case(tmp_path, t1=1)
     (item,) = read_worklist(tmp_path)
     assert item.ground_truth is None and "a_seg.nii.gz, b_mask.nii.gz: which is the ground truth?" in item.problem
+
+
+def test_a_result_of_ours_and_a_brain_mask_are_no_ground_truth(tmp_path):
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3, 3, 3] = 2
+    made = {"bundle": "mstkd-compact sha256 1"}
+    write_segmentation(tmp_path / "result.seg.nrrd", labels, image_of(labels), metadata=made)
+    for name in ("t1_brain_mask.nii.gz", "BrainMask.nii.gz", "bet_mask.nii.gz"):
+        write_labels(tmp_path / name)
+    assert find_ground_truth(tmp_path) is None
+    truth = write_labels(tmp_path / "BrainTumourMask.nii.gz")
+    assert find_ground_truth(tmp_path) == truth
+    # As predictions such results are found.
+    (tmp_path / "set" / "anna").mkdir(parents=True)
+    write_segmentation(tmp_path / "set" / "anna" / "anna.seg.nrrd", labels, image_of(labels), metadata=made)
+    assert find_prediction(tmp_path / "set", "anna") is not None
 
 
 def test_a_prediction_is_found_by_its_case_or_as_the_only_file(tmp_path):

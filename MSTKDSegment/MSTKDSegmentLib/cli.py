@@ -158,6 +158,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="segmentations to score, CASE.seg.nrrd, CASE.nii.gz ...; repeatable; a case without any is segmented",
     )  # fmt: skip
     parser.add_argument("--ground-truth-convention", choices=GROUND_TRUTH_CONVENTIONS, default="auto")
+    parser.add_argument("--prediction-convention", choices=GROUND_TRUTH_CONVENTIONS, default="auto")
     parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes that work on cases at a time")
     parser.add_argument("--reports", action="store_true", help="a page on each case as well, with pictures")
     parser.add_argument("--overwrite", action="store_true", help="do cases again that are done already")

@@ -292,7 +292,8 @@ def _foreign_image(tags: Mapping[str, str]) -> str:
     modality = str(tags.get("Modality", "MR")).strip().upper()
     if modality not in ("", "MR"):
         return _("the header says {modality}, which is not an MRI scan").format(modality=modality)
-    kind = read_words(str(tags.get("ImageType", "")))
+    # Philips writes M_FFE on every gradient-echo scan, T1 ones above all.
+    kind = read_words(re.sub(r"(?i)(?<![a-z])(?:ffe|gre)(?![a-z])", " ", str(tags.get("ImageType", ""))))
     return (
         _('"{not_input}" in the image type means {not_input_kind}').format(
             not_input=kind.not_input, not_input_kind=kind.not_input_kind

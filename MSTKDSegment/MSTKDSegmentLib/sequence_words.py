@@ -48,16 +48,17 @@ _PATTERNS = {
     "t1": r"t1|t1w|t1wi|t1n|t1c|t1ce|t1wce|t1wc|t1gd|t1gad|t1gado|ct1",
     "t1_technique": r"mprage|mp rage|mp2rage|bravo|f?spgr|tfl3d|vibe|3d tfe|tfe 3d",
     "t2": r"t2|t2w|t2wi",
-    "flair": r"flair|t2f|(?:t2 tirm (?:\w+ )*)?dark ?fluid|t2 tirm|fluid attenuated inversion recovery",
+    "flair": r"flair|t2f|da fl|(?:t2 tirm (?:\w+ )*)?dark ?fluid|t2 tirm|fluid attenuated inversion recovery",
     "dual_echo": r"pdw? (?:and )?t2w?|t2w? (?:and )?pdw?",
     "t1_flair": rf"t1w? (?:(?:{_PLANES}|{_TECHNIQUES}|{_AGENTS}|pre|post|\+c|\d+) )*(?:flair|dark ?fluid)",
     "pre": rf"(?:pre|before|vor|ohne|sans|avant|without|wo|no|non|not|utan|senza|sin) (?:{_AGENTS}|c)"
+    rf"|(?:sem|zonder|uten|uden|bez) (?:{_AGENTS}|c)|[os] (?:{_AGENTS})|ce none"
     rf"|pre(?! (?:{_SURGERY}|{_AGENTS}) )|unenhanced|noncon|nativ|native(?! space )|t1n|(?<=t1 )nc"
     r"|(?:ohne|without|wo|utan)(?! (?:fs|fat) )|(?:before|vor|sans|avant)(?= (?:and|und|et) )",
     "post": rf"(?:(?:post|with|w|mit|nach|apres|avec|after|plus) )?(?:{_AGENTS}|\+c)|(?:post|with|w|mit|apres|avec) c"
     r"|t1c|t1ce|t1wce|t1wc|t1gd|t1gad|t1gado|ct1",
     "post_only": rf"post(?! (?:{_SURGERY}) )",
-    "both": r"(?:w|with) (?:and )?(?:wo|without)",
+    "both": r"(?:w|with) (?:and )?(?:wo|without)|(?:wo|without) (?:and )?with",
 }
 _PATTERN = {name: re.compile(rf"(?<= )(?:{pattern})(?= )") for name, pattern in _PATTERNS.items()}
 
@@ -177,6 +178,8 @@ def _plain(text: str) -> str:
     # "T1+C", "T1 C+", "T1c+" and "T1+" all mean after contrast, "T1 C-" before.
     plain = re.sub(r"\+\s*c(?![a-z0-9])|(?<![a-z0-9])c\s?\+|(?<=t1)c?\+|(?<=t1w)\+", " +c ", plain)
     plain = re.sub(r"(?:(?<![a-z0-9])|(?<=t1))c-(?=[\s\-]|$)", " without c ", plain)
+    # "T1 Gd-" and "T1 -KM" too, while "T1-KM" and "T1 - KM" only separate the words.
+    plain = re.sub(rf"(?<![a-z0-9])({_AGENTS})\s?-(?=\s|$)|(?<=\s)-({_AGENTS})(?![a-z0-9])", r" without \1\2 ", plain)
     words = [part for word in re.findall(r"\+c|[a-z0-9]+", plain) for part in _unglued(word)]
     joined = _TARGET_SPACE.sub("", f" {' '.join(words)} ")
     return f" {' '.join(_INITIALS.sub('', joined).split())} "

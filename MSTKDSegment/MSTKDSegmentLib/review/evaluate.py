@@ -41,7 +41,7 @@ from .evaluate_case import (
 from .label_maps import AUTO
 from .processes import in_processes
 from .report_text import EMPTY_POLICY
-from .worklist import read_worklist
+from .worklist import WorkItem, named_sets, read_worklist
 
 SCORES, FAILED, SUMMARY, COHORT = "scores.csv", "failed.csv", "summary.json", "cohort.html"
 COLUMNS = (
@@ -53,12 +53,16 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What to evaluate, see `worklist.read_worklist`, and how. convention: of the ground truths."""
+    """What to evaluate, see `worklist.read_worklist`, and how.
+
+    convention: of the ground truths; prediction_convention: of the predictions given.
+    """
 
     source: Path
     output: Path
     predictions: Sequence[Path] = ()
     convention: str = AUTO
+    prediction_convention: str = AUTO
     device: str = "auto"
     accelerator: str = NONE
     weights: Optional[Path] = None
@@ -125,6 +129,7 @@ def evaluate(request: EvaluateRequest, progress: Optional[Progress] = None) -> E
             left.append(task)
     if any(task.segmented_here for task in left):
         choose_accelerated(request.accelerator, request.device)  # not there: said once, before anything is done
+    _make_ours(request.output)
     done: list[str] = []
     failed: dict[str, str] = {}
     try:
@@ -148,16 +153,30 @@ def evaluate(request: EvaluateRequest, progress: Optional[Progress] = None) -> E
 
 def _tasks(request: EvaluateRequest) -> list[Task]:
     items = read_worklist(request.source, request.predictions, request.output)
+    _require_used(request.predictions, items)
     bundle = "" if all(item.predictions for item in items) else read_bundle(request.weights).sha256
     if bundle and request.accelerator != NONE:
         bundle += f" {request.accelerator}"
     return [
         Task(
             item, request.output, request.convention, request.reports, request.overwrite,
-            "" if item.predictions else bundle,
+            "" if item.predictions else bundle, request.prediction_convention,
         )
         for item in items
     ]  # fmt: skip
+
+
+def _require_used(folders: Sequence[Path], items: Sequence[WorkItem]) -> None:
+    """Raises InputError for a folder of predictions in which none of the cases is found.
+
+    Else all of them would be segmented here, as if no prediction had been given.
+    """
+    for name, folder in named_sets(folders).items():
+        if not any(name in item.predictions for item in items):
+            raise InputError(
+                f"{folder}: holds no prediction of any of the {len(items)} cases; they are looked for as "
+                f"CASE.seg.nrrd, CASE.nii.gz (such as {items[0].name}.nii.gz) ... or in a sub-folder CASE"
+            )
 
 
 def _check_folder(folder: Path) -> None:
@@ -167,6 +186,14 @@ def _check_folder(folder: Path) -> None:
         check_output(folder / name, overwrite=True, endings=(ending,))
         if (folder / name).exists() and not (folder / NOTES).is_dir():
             raise OutputError(f"{folder / name} is not of an evaluation by this program; choose another output folder")
+
+
+def _make_ours(folder: Path) -> None:
+    """By its notes a folder is known as ours, also where the run ends before the first case does."""
+    try:
+        (folder / NOTES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from error
 
 
 # --- the cases -------------------------------------------------------------------------------------------------------
@@ -276,6 +303,7 @@ def _write_once(request: EvaluateRequest, records: Mapping[str, Record]) -> dict
     made = {
         "software": f"MSTKDSegment {__version__}",
         "label convention of the ground truths": request.convention,
+        "label convention of the predictions": request.prediction_convention,
         **({"segmented here with": "; ".join(bundles)} if bundles else {}),
     }
     summary: dict[str, Any] = {

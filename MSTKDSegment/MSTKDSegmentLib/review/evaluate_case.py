@@ -26,7 +26,7 @@ from ..segmentation_io import atomic_output, read_provenance
 from ..volume_checks import same_grid
 from ..volumes import read_volume
 from .comparison import Review, review
-from .label_maps import read_label_map
+from .label_maps import AUTO, read_label_map
 from .report import write_review_report
 from .report_text import what_was_compared, without_folders
 from .worklist import WorkItem
@@ -44,7 +44,11 @@ Load = Callable[[], Segmenter]
 
 @dataclass(frozen=True)
 class Task:
-    """One case and how it is done. bundle: sha256 of the weights, and accelerator, by which it is segmented; or ""."""
+    """One case and how it is done.
+
+    bundle: sha256 of the weights, and accelerator, by which it is segmented; or "". prediction_convention: of the label
+    values of predictions that were given.
+    """
 
     item: WorkItem
     output: Path
@@ -52,6 +56,7 @@ class Task:
     reports: bool
     overwrite: bool
     bundle: str
+    prediction_convention: str = AUTO
 
     @property
     def note(self) -> Path:
@@ -91,7 +96,8 @@ def fingerprint(task: Task) -> str:
             scored = [_segmentation_print(task), _segmentation_stamp(task)]
     except InputError:
         return ""
-    return _digest([FORMAT, item.name, truth, scored, task.convention])
+    said = [] if task.prediction_convention == AUTO else [task.prediction_convention]
+    return _digest([FORMAT, item.name, truth, scored, task.convention, *item.missing, *said])
 
 
 def _segmentation_print(task: Task) -> str:
@@ -200,9 +206,11 @@ def _done(task: Task, load: Load, progress: Optional[Progress]) -> Record:
     truth = read_label_map(item.ground_truth, task.convention)
     result, told = _segmented(task, load, progress) if task.segmented_here else (None, [])
     files = {OURS: task.segmentation} if task.segmented_here else item.predictions
-    maps = {name: read_label_map(path) for name, path in files.items()}
+    convention = AUTO if task.segmented_here else task.prediction_convention
+    maps = {name: read_label_map(path, convention) for name, path in files.items()}
     found = review(maps, truth)
-    found = replace(found, notices=tuple(dict.fromkeys((*told, *found.notices))))
+    absent = [f"{name} has no prediction of this case, which is not in its means." for name in item.missing]
+    found = replace(found, notices=tuple(dict.fromkeys((*told, *absent, *found.notices))))
     rows = [
         {"case": item.name, "prediction": one.name, **score.to_dict()}
         for one in found.predictions

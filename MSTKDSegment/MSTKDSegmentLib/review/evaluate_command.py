@@ -19,6 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
         output=arguments.output.expanduser(),
         predictions=tuple(arguments.predictions or ()),
         convention=arguments.ground_truth_convention,
+        prediction_convention=arguments.prediction_convention,
         device=arguments.device,
         accelerator=arguments.accelerator,
         weights=arguments.weights,

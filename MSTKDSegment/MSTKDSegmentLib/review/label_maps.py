@@ -119,9 +119,22 @@ def _recognised(values: np.ndarray, source: str) -> tuple[str, str, str]:
             "the resection cavity of BraTS 2024, choose that convention."
         )
         return "brats2021", "BraTS up to 2021 (1 NCR, 2 ED, 4 ET)", "" if present == {1.0, 2.0, 4.0} else doubt
-    ours = "BraTS 2023 (1 NCR, 2 ED, 3 ET)"
+    return _brats_or_decathlon(values, present, source)
+
+
+def _brats_or_decathlon(values: np.ndarray, present: set[float], source: str) -> tuple[str, str, str]:
+    """`_recognised` for the values 1, 2 and 3, of which not all need be there: who has 1 and who 2 for oedema?"""
+    ours = ("brats2023", "BraTS 2023 (1 NCR, 2 ED, 3 ET)")
+    if present in ({1.0, 2.0}, {1.0, 3.0}):
+        # In BraTS too core that does not enhance may lie outermost: two values do not settle it.
+        other = max(present)
+        doubt = (
+            f"{source}: its value 1 lies around {other:g} and was taken as necrotic core (BraTS); if it is oedema "
+            "(Medical Segmentation Decathlon), choose that convention."
+        )
+        return *ours, doubt if _outermost(values, 1) > _outermost(values, int(other)) else ""
     if present != {1.0, 2.0, 3.0}:
-        return "brats2023", ours, ""
+        return *ours, ""
     first, second = _outermost(values, 1), _outermost(values, 2)
     if first > second:
         doubt = (
@@ -133,7 +146,7 @@ def _recognised(values: np.ndarray, source: str) -> tuple[str, str, str]:
         f"{source}: its values 1 and 2 lie about equally far out; 1 was taken as necrotic core, 2 as oedema (BraTS). "
         "If it is the other way round (Medical Segmentation Decathlon), choose that convention."
     )
-    return "brats2023", ours, doubt if first > CLOSE * second else ""
+    return *ours, doubt if first > CLOSE * second else ""
 
 
 def _outermost(values: np.ndarray, value: int) -> float:

@@ -28,7 +28,7 @@ STATUS_TEXT: Mapping[str, str] = {
 }
 EMPTY_POLICY = (
     "Where neither has a region, Dice and NSD count 1 and HD95 0 mm; where only one has it, Dice and NSD count 0 and "
-    f"HD95 {HD95_PENALTY_MM} mm (the challenges' penalty). No case is left out of a mean."
+    f"HD95 {HD95_PENALTY_MM} mm (the challenges' penalty). No empty mask is left out of a mean."
 )
 SCORE_HEADINGS = (
     "Region", "Masks", "Dice", "HD95 (mm)", "NSD 1 mm", "NSD 2 mm", "Reference (ml)", "Prediction (ml)", "Error (ml)",

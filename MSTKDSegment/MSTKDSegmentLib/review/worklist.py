@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,11 @@ from ..batch_cases import BatchCase, read_cases
 from ..case_inputs import find_inputs
 from ..errors import InputError, MSTKDError
 from ..file_checks import VOLUME_ENDINGS, os_errors_as_input_errors
-from ..segmentation_io import SEGMENTATION_ENDINGS
+from ..segmentation_io import SEGMENTATION_ENDINGS, read_provenance
 from ..sequence_words import read_words
 
 PREDICTION = "prediction"
+_BRAIN_MASK = re.compile(r"(?:brain|skull|head|bet)[ _.-]*mask|mask[ _.-]*(?:brain|skull|head)(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class WorkItem:
     """One case: files of its sequences, of its predictions by name, and of its ground truth.
 
     problem: why its volumes could not be told apart, "" where they could. reference: the sequence on whose grid it is
-    segmented, where the list names one.
+    segmented, where the list names one. missing: the sets of predictions in which it is not.
     """
 
     name: str
@@ -31,6 +33,7 @@ class WorkItem:
     ground_truth: Optional[Path] = None
     problem: str = ""
     reference: Optional[str] = None
+    missing: tuple[str, ...] = ()
 
 
 def read_worklist(
@@ -43,7 +46,7 @@ def read_worklist(
     Raises InputError for a source without cases and for prediction folders that are not there.
     """
     source = Path(source)
-    sets = _named_sets(predictions)
+    sets = named_sets(predictions)
     with os_errors_as_input_errors(source):
         if source.is_dir() and _is_one_case(source):
             cases = [BatchCase(source.resolve().name, str(source), folder=source)]
@@ -52,7 +55,8 @@ def read_worklist(
     return [_item(case, sets) for case in cases]
 
 
-def _named_sets(folders: Sequence[Path]) -> dict[str, Path]:
+def named_sets(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders of predictions by what their set is called. Raises InputError for one that is not there."""
     sets: dict[str, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
@@ -73,7 +77,7 @@ def _item(case: BatchCase, sets: Mapping[str, Path]) -> WorkItem:
         except MSTKDError as error:
             problem = str(error)
         if truth is None:
-            drawn = _segmentations_in(case.folder)
+            drawn = _drawn_in(case.folder)
             truth = drawn[0] if len(drawn) == 1 else None
             if len(drawn) > 1:
                 names = ", ".join(path.name for path in drawn)
@@ -83,7 +87,8 @@ def _item(case: BatchCase, sets: Mapping[str, Path]) -> WorkItem:
         path = find_prediction(folder, case.name)
         if path is not None:
             found[name] = path
-    return WorkItem(case.name, images, found, truth, problem, case.reference)
+    missing = tuple(name for name in sets if name not in found)
+    return WorkItem(case.name, images, found, truth, problem, case.reference, missing)
 
 
 def find_prediction(folder: Path, case: str) -> Optional[Path]:
@@ -103,7 +108,7 @@ def find_prediction(folder: Path, case: str) -> Optional[Path]:
 
 def find_ground_truth(folder: Path) -> Optional[Path]:
     """The only segmentation among the files of a case folder; None where there is none or more than one."""
-    found = _segmentations_in(folder)
+    found = _drawn_in(folder)
     return found[0] if len(found) == 1 else None
 
 
@@ -126,6 +131,19 @@ def _slices_in(folder: Path) -> bool:
 
 def _segmentations_in(folder: Path) -> list[Path]:
     return [path for path in _volumes_in(folder) if _is_segmentation(path)]
+
+
+def _drawn_in(folder: Path) -> list[Path]:
+    """The segmentations in a case folder that may be its ground truth: no brain masks, and no results of ours."""
+    drawn = [path for path in _segmentations_in(folder) if not _BRAIN_MASK.search(path.name.lower())]
+    return [path for path in drawn if not _is_our_result(path)]
+
+
+def _is_our_result(path: Path) -> bool:
+    try:
+        return "bundle" in read_provenance(path)
+    except InputError:  # said when it is read
+        return False
 
 
 def _is_segmentation(path: Path) -> bool:
