@@ -130,6 +130,8 @@ def test_two_dates_of_one_patient_are_flagged():
     dates = {"T2": replace(T2, patient="1", study="1.2"), "FLAIR": replace(FLAIR, patient="1", study="1.3")}
     assert flags(dates) == {"FLAIR": "Its DICOM header names another examination (study) than that of T2."}
     assert flags({"T2": dates["T2"], "FLAIR": replace(FLAIR, patient="1", study="1.2")}) == {}
+    # Where a header names no patient, nothing says that it is another one.
+    assert flags({"T2": dates["T2"], "FLAIR": replace(FLAIR, study="1.2")}) == {}
 
 
 def test_the_plan_names_reference_resampling_and_transforms():

@@ -53,7 +53,7 @@ def choose_subset(rng: np.random.Generator, full_share: float, weights: Sequence
     """All four sequences with probability `full_share`, else one of the 15 subsets, as often as its weight says."""
     if rng.random() < full_share:
         return SUBSETS[-1]
-    if len(set(weights)) == 1:
+    if len(set(weights)) == 1:  # the draw of runs from before there were weights, which can go on with the same crops
         return SUBSETS[int(rng.integers(len(SUBSETS)))]
     return SUBSETS[int(rng.choice(len(SUBSETS), p=np.array(weights) / sum(weights)))]
 

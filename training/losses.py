@@ -24,15 +24,11 @@ TERMS = ("segmentation", "evd", "mst", "logit_mse", "logit_kl", "adversarial", "
 # --- segmentation (the Dice term of eq. 12) ---
 
 
-def region_probabilities(logits: Tensor) -> Tensor:
-    """(N, 4 or 5, ...) logits over background, NCR, ED, ET (and cavity) -> (N, 3, ...) probabilities of WT, TC, ET.
+def region_probabilities(probabilities: Tensor) -> Tensor:
+    """(N, 4 or 5, ...) softmax over background, NCR, ED, ET (and cavity) -> (N, 3, ...) of WT, TC, ET.
 
     All come from one softmax, so the regions are nested; the cavity is part of none.
     """
-    return _regions_of(torch.softmax(logits.float(), dim=1))
-
-
-def _regions_of(probabilities: Tensor) -> Tensor:
     # Taken apart at once: the gradient of each index by itself would be a whole tensor of zeros, filled and added.
     _, ncr, ed, et, *_ = probabilities.unbind(1)
     core = ncr + et
@@ -45,14 +41,13 @@ def region_targets(labels: Tensor) -> Tensor:
     return torch.stack((ncr | ed | et, ncr | et, et), dim=1).float()
 
 
-def region_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - soft Dice, mean over samples and the three regions; one voxel of smoothing keeps absent regions finite."""
-    return _region_dice_loss(region_probabilities(logits), labels)
+def region_dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """1 - soft Dice, mean over samples and the three regions; one voxel of smoothing keeps absent regions finite.
 
-
-def _region_dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
+    probabilities: (N, 4 or 5, ...) after the softmax.
+    """
     counted = (labels != IGNORE)[:, None]
-    p, target = probabilities * counted, region_targets(labels)
+    p, target = region_probabilities(probabilities) * counted, region_targets(labels)
     axes = tuple(range(2, p.ndim))
     overlap, sizes = (p * target).sum(axes), p.sum(axes) + target.sum(axes)
     return (1 - (2 * overlap + 1) / (sizes + 1)).mean()
@@ -63,8 +58,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     log_probabilities = torch.log_softmax(logits.float(), dim=1)  # one softmax for both terms
     per_voxel = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE, reduction="none").flatten(1)
     counted = (labels != IGNORE).flatten(1).sum(1).clamp_min(1)
-    dice = _region_dice_loss(_regions_of(log_probabilities.exp()), labels)
-    return dice + (per_voxel.sum(1) / counted).mean()
+    return region_dice_loss(log_probabilities.exp(), labels) + (per_voxel.sum(1) / counted).mean()
 
 
 # --- MS-TKD, eq. 2-4 ---

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import InputError, WeightsError
+from .errors import InputError, WeightsError, first_line
 from .overlap import brain_alone, find_foreground
 from .registration import CancelCheck, coarser, stop_if
 from .shipped_files import shipped_file
@@ -21,6 +21,8 @@ from .weights import read_bundle
 
 if TYPE_CHECKING:
     from .brain_network import BrainNet
+
+Said = Callable[[str], object]
 
 BUNDLE, PRESET = "brain-extraction.zip", "brain-extraction"
 ABOVE_HEAD_MM = 12.0
@@ -46,9 +48,6 @@ def _network() -> BrainNet:
     state = torch.load(io.BytesIO(bundle.weights), map_location="cpu", weights_only=True)
     network.load_state_dict({name: value.float() for name, value in state.items()})
     return network.requires_grad_(False).eval()
-
-
-Said = Callable[[str], object]
 
 
 def brain_probability(
@@ -106,8 +105,7 @@ def _look(
     except RuntimeError as error:  # a GPU's memory is full, or it lacks a layer; the CPU takes a second
         if device == "cpu":
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        said(f"The brain was looked for on the CPU, for {device} failed ({reason}).")
+        said(f"The brain was looked for on the CPU, for {device} failed ({first_line(error)}).")
         values = _sigmoid(seen, "cpu", cancel)
     probability = sitk.GetImageFromArray(values)
     probability.CopyInformation(cube)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-from .errors import DeviceError
+from .errors import DeviceError, first_line
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ def _failure(name: str) -> str | None:
         with torch.inference_mode():
             layers(torch.ones(1, 1, 4, 4, 4, device=name)).sum().item()  # waits for the GPU, which fails late
     except RuntimeError as error:
-        lines = str(error).strip().splitlines()
-        return lines[0] if lines else type(error).__name__
+        return first_line(error)
     return None
 
 

@@ -108,14 +108,19 @@ def _check_dicom_slices(names: Sequence[str], folder: Path) -> None:
     _check_stack(positions, orientations, str(folder))
 
 
-def _check_stack(positions: Sequence[Sequence[float]], orientations: Sequence[Sequence[float]], source: str) -> None:
-    """Raises GeometryError or InputError unless slices that lie and point so make one straight stack."""
+def _check_stack(
+    positions: Sequence[Sequence[float]], orientations: Sequence[Sequence[float]], source: str
+) -> np.ndarray:
+    """The order of slices that lie and point so, along their normal.
+
+    Raises GeometryError or InputError unless they make one straight stack.
+    """
     axes = np.array(orientations)
     if np.abs(axes - axes[0]).max() > 1e-3:
         raise GeometryError(f"{source}: slices of different orientation (a localiser?). Give a single stack of slices.")
     normal = np.cross(axes[0, :3], axes[0, 3:])
-    places = np.array(positions)
-    places = places[np.argsort(places @ normal)]
+    order = np.argsort(np.array(positions) @ normal)
+    places = np.array(positions)[order]
     gaps = np.diff(places @ normal)
     if gaps.min() < 1e-3:
         raise InputError(f"{source}: several slices at one position (several volumes or echoes). Split the series.")
@@ -130,6 +135,7 @@ def _check_stack(positions: Sequence[Sequence[float]], orientations: Sequence[Se
             f"{source}: each slice lies further to one side, {sideways:.1f} mm in all (a tilted gantry?), and would be "
             f"put back above the others. {CONVERT}"
         )
+    return order
 
 
 def _number_of_frames(name: str) -> int:
@@ -168,19 +174,17 @@ def _ordered_frames(image: sitk.Image, name: str) -> sitk.Image:
             f"{name}: a multi-frame DICOM file that does not give every frame's place and voxel size. {CONVERT}"
         )
     for scale in ("RescaleSlope", "RescaleIntercept"):
-        if len({_in_group(frame, shared, "PixelValueTransformationSequence", scale) for frame in frames}) == 1:
-            continue
-        raise InputError(f"{name}: a multi-frame DICOM file whose frames are scaled differently. {CONVERT}")
-    _check_stack(positions, orientations, name)
+        if len({_in_group(frame, shared, "PixelValueTransformationSequence", scale) for frame in frames}) > 1:
+            raise InputError(f"{name}: a multi-frame DICOM file whose frames are scaled differently. {CONVERT}")
+    order = _check_stack(positions, orientations, name)
     if np.ptp(spacings, axis=0).max() > 1e-4:
         raise GeometryError(f"{name}: a multi-frame DICOM file whose frames have voxels of different size. {CONVERT}")
     across, down = np.array(orientations[0][:3]), np.array(orientations[0][3:])
-    normal, places = np.cross(across, down), np.array(positions)
-    order = np.argsort(places @ normal)
-    step = (places[order[-1]] - places[order[0]]) @ normal / (count - 1)
+    normal, places = np.cross(across, down), np.array(positions)[order]
+    step = (places[-1] - places[0]) @ normal / (count - 1)
     result = sitk.GetImageFromArray(sitk.GetArrayViewFromImage(image)[order])
     rows, columns = spacings[0]  # the distance of rows, then that of columns
-    set_geometry(result, np.stack((across * columns, down * rows, normal * step), axis=1), places[order[0]].tolist())
+    set_geometry(result, np.stack((across * columns, down * rows, normal * step), axis=1), places[0])
     return result
 
 

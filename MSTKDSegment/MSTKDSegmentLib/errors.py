@@ -55,3 +55,9 @@ class Cancelled(MSTKDError):  # noqa: N818 - a request, not a fault
     """The user asked to stop; nothing was written."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """An error of another library in one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -12,7 +12,7 @@ from .errors import InputError
 HEADER_LINES = 1000  # a header is some twenty lines; a foreign binary file has none
 # Formats whose header may name another file that holds the voxels.
 HEADER_ENDINGS: tuple[str, ...] = (".nrrd", ".nhdr", ".mha", ".mhd")
-VOLUME_ENDINGS: tuple[str, ...] = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_ENDINGS: tuple[str, ...] = (".nii.gz", ".nii", *HEADER_ENDINGS)
 
 
 @contextlib.contextmanager

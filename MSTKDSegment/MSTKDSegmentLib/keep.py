@@ -31,17 +31,20 @@ ENDINGS = (".nii.gz", ".nrrd", ".tfm", ".json")
 
 def kept_files(folder: Path, sequences: Iterable[str]) -> list[Path]:
     """The files that `write_kept` writes."""
-    sequences = list(sequences)
-    names = [f"{name}_prepared.nii.gz" for name in sequences]
-    names += [f"canonical_to_{name}.tfm" for name in sequences]
+    names = [name for sequence in sequences for name in _names_of(sequence)]
     return [folder / name for name in [*names, BRAIN, NATIVE_BRAIN, RECORD]]
 
 
 def stale_files(folder: Path, sequences: Iterable[str]) -> list[Path]:
     """Files in `folder` that `write_kept` wrote for other sequences: they lie on another grid than what comes now."""
-    others = [name for name in MODALITIES if name not in set(sequences)]
-    common = set(kept_files(folder, ()))
-    return [path for path in kept_files(folder, others) if path not in common and path.exists()]
+    others = sorted(set(MODALITIES) - set(sequences))
+    paths = [folder / name for sequence in others for name in _names_of(sequence)]
+    return [path for path in paths if path.exists()]
+
+
+def _names_of(sequence: str) -> tuple[str, str]:
+    """The prepared volume and the transform."""
+    return f"{sequence}_prepared.nii.gz", f"canonical_to_{sequence}.tfm"
 
 
 def write_kept(case: PreparedCase, paths: Mapping[Path, Path]) -> None:
@@ -54,8 +57,9 @@ def write_kept(case: PreparedCase, paths: Mapping[Path, Path]) -> None:
         check_written(places[name], image, final[name])
 
     for name in case.subset:
-        write(canonical_image(case, case.image[MODALITIES.index(name)]), f"{name}_prepared.nii.gz")
-        sitk.WriteTransform(as_transform(case.matrix(name)), str(places[f"canonical_to_{name}.tfm"]))
+        prepared, transform = _names_of(name)
+        write(canonical_image(case, case.image[MODALITIES.index(name)]), prepared)
+        sitk.WriteTransform(as_transform(case.matrix(name)), str(places[transform]))
     write(canonical_image(case, case.brain.astype(np.uint8)), BRAIN)
     native = to_native(
         case.brain.astype(np.uint8), case.grid, case.reference_image, is_label=True, matrix=case.matrix(case.reference)

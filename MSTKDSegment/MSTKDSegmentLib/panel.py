@@ -114,16 +114,21 @@ def _flag_looks(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]
 
 
 def _flag_patients(inputs: Mapping[str, InputFacts], found: Mapping[str, list[str]]) -> None:
-    known = {modality: facts for modality, facts in inputs.items() if facts.patient or facts.study}
-    first = next(iter(known), "")
-    for modality, facts in known.items():
-        if facts.patient != known[first].patient:
+    """Another patient, else another examination of the same one, as far as the headers say."""
+    patients = _others({modality: facts.patient for modality, facts in inputs.items()})
+    studies = _others({modality: facts.study for modality, facts in inputs.items()})
+    for modality, first in {**studies, **patients}.items():
+        sentence = _("Its DICOM header names another examination (study) than that of {sequence}.")
+        if modality in patients:
             sentence = _("Its DICOM header names another patient than that of {sequence}.")
-        elif facts.study != known[first].study:
-            sentence = _("Its DICOM header names another examination (study) than that of {sequence}.")
-        else:
-            continue
         found[modality].append(sentence.format(sequence=first))
+
+
+def _others(said: Mapping[str, str]) -> dict[str, str]:
+    """The sequences that say something else than the first one that says anything, and that one; "" says nothing."""
+    known = {modality: text for modality, text in said.items() if text}
+    first = next(iter(known), "")
+    return {modality: first for modality, text in known.items() if text != known[first]}
 
 
 # --- below them -----------------------------------------------------------------------------------------------------

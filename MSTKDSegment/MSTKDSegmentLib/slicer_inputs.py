@@ -20,7 +20,7 @@ from .roles import RoleProposal, written_out
 from .slicer_scene import ijk_to_ras, matrix_between, volume_obstacle, voxels_of
 from .translation import _
 
-STUDY_UID = "0020,000d"
+STUDY = {"StudyInstanceUID": "0020|000d"}
 
 InstanceValue = Callable[[str, str], str]
 """Slicer's `dicomDatabase.instanceValue(instance UID, "gggg,eeee")`."""
@@ -49,17 +49,20 @@ def _proposals(nodes: Sequence[Any], headers: Sequence[Mapping[str, str]]) -> li
 
 def dicom_tags(node: Any, instance_value: Optional[InstanceValue]) -> dict[str, str]:
     """Those of `dicom.DICOM_TAGS` that the volume's first DICOM slice carries; {} for volumes from other files."""
+    return _tags(node, instance_value, DICOM_TAGS)
+
+
+def _tags(node: Any, instance_value: Optional[InstanceValue], wanted: Mapping[str, str]) -> dict[str, str]:
     uids = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
     if not uids or instance_value is None:
         return {}
-    found = {keyword: instance_value(uids[0], tag.replace("|", ",")) for keyword, tag in DICOM_TAGS.items()}
+    found = {keyword: instance_value(uids[0], tag.replace("|", ",")) for keyword, tag in wanted.items()}
     return {keyword: value for keyword, value in found.items() if value}
 
 
 def study_of(node: Any, instance_value: Optional[InstanceValue]) -> str:
     """The StudyInstanceUID of the volume's first DICOM slice; "" for volumes from other files."""
-    uids = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
-    return (instance_value(uids[0], STUDY_UID) or "") if uids and instance_value is not None else ""
+    return _tags(node, instance_value, STUDY).get("StudyInstanceUID", "")
 
 
 def of_one_examination(

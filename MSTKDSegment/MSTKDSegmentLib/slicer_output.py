@@ -24,6 +24,7 @@ from .slicer_scene import (
     as_vtk_matrix,
     earlier_result,
     ijk_to_ras,
+    nodes_of,
     structure_of,
 )
 from .translation import _
@@ -163,14 +164,13 @@ def remove_unused(scene: Any, nodes: Sequence[Any]) -> None:
     """Remove those of `nodes` that nobody renamed, and of the transforms those under which nothing else stands."""
     own = [node for node in nodes if node.GetAttribute(GIVEN_NAME) in (None, node.GetName())]
     for node in sorted(own, key=lambda one: bool(one.IsA("vtkMRMLTransformNode"))):  # first what stands under them
-        if not node.IsA("vtkMRMLTransformNode") or not _carries(scene, node):
+        if not (node.IsA("vtkMRMLTransformNode") and _carries(scene, node)):
             scene.RemoveNode(node)
 
 
 def _carries(scene: Any, transform: Any) -> bool:
-    kind = "vtkMRMLTransformableNode"
-    nodes = (scene.GetNthNodeByClass(index, kind) for index in range(scene.GetNumberOfNodesByClass(kind)))
-    return any(node.GetTransformNodeID() == transform.GetID() for node in nodes)
+    standing = nodes_of(scene, "vtkMRMLTransformableNode")
+    return any(node.GetTransformNodeID() == transform.GetID() for node in standing)
 
 
 def measurements_of(node: Any) -> tuple[Optional[Any], str]:

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 import slicer
 
-from .slicer_scene import as_array
+from .slicer_scene import as_array, nodes_of
 
 ERRORS, PREDICTION, TRUTH = "errors", "prediction", "truth"
 LABEL_MAP = "vtkMRMLLabelMapVolumeNode"
@@ -165,11 +165,6 @@ def knows_side_by_side(scene: Any) -> bool:
     """Whether this Slicer knows what our layout is, as it does from the first time that it was shown."""
     layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
     return layout is not None and bool(layout.IsLayoutDescription(SIDE_BY_SIDE))
-
-
-def nodes_of(scene: Any, name: str) -> list[Any]:
-    """The nodes of a class (and of those below it) in `scene`."""
-    return [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
 
 
 def _description() -> str:

@@ -66,6 +66,11 @@ def volume_obstacle(node: Any) -> str:
     return ""
 
 
+def nodes_of(scene: Any, name: str) -> list[Any]:
+    """The nodes of a class (and of those below it) in `scene`."""
+    return [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
+
+
 def voxels_of(node: Any) -> np.ndarray:
     """The voxels (D, H, W) of a volume node, shared with it."""
     image = node.GetImageData()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from .device_check import DeviceReport
-from .errors import MSTKDError
+from .errors import MSTKDError, first_line
 from .translation import _
 
 # 2.2 loads weights safely; 2.13 cannot be installed on Windows, where its paths are too long.
@@ -92,13 +92,8 @@ def _install(logic: Any) -> None:
             _(
                 "PyTorch could not be installed ({error}). Check the internet connection and the disk's free space; "
                 "the error log has the details. Restart Slicer before trying again."
-            ).format(error=_first_line(error))
+            ).format(error=first_line(error))
         ) from error
     importlib.invalidate_caches()
     if installed is None and not torch_installed():
         raise MSTKDError(_("PyTorch was not installed. The error log has the details; restart Slicer and try again."))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

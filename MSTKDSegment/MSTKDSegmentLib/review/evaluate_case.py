@@ -96,8 +96,10 @@ def fingerprint(task: Task) -> str:
             scored = [_segmentation_print(task), _segmentation_stamp(task)]
     except InputError:
         return ""
-    said = [] if task.prediction_convention == AUTO else [task.prediction_convention]
-    return _digest([FORMAT, item.name, truth, scored, task.convention, *item.missing, *said])
+    values = [FORMAT, item.name, truth, scored, task.convention]
+    if task.prediction_convention != AUTO or item.missing:  # notes from before there were these still hold
+        values.append([task.prediction_convention, *item.missing])
+    return _digest(values)
 
 
 def _segmentation_print(task: Task) -> str:
