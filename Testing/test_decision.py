@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
-from MSTKDSegmentLib.decision import NO_DECISION, Decision, calibrated
+from MSTKDSegmentLib.decision import EVIDENCE_VOXELS, NO_DECISION, Decision, calibrated
 from MSTKDSegmentLib.geometry import CanonicalGrid, labels_to_native
 
 ROW = {"WT": 0.2, "TC": 0.4, "ET": 0.6}
@@ -49,8 +49,27 @@ def test_thresholds_are_applied_after_interpolation():
     assert found.ravel().tolist() == [0, 2, 2, 2]
 
 
+def test_nothing_is_drawn_where_half_a_millilitre_is_nowhere_sure_and_everything_where_it_is():
+    p = np.zeros((4, 10, 10, 10), np.float32)
+    p[0] = 0.7  # WT 0.3 everywhere: above the threshold
+    p[2] = 0.3
+    decision = Decision({"T1": ROW}, {}, {"T1": 0.95})
+    grid = CanonicalGrid((0.0, 0.0, 0.0), (10, 10, 10))
+    for sure, drawn in ((0, False), (EVIDENCE_VOXELS - 1, False), (EVIDENCE_VOXELS, True)):
+        flat = p.reshape(4, -1).copy()
+        flat[:, :sure] = np.array([[0.04], [0.0], [0.96], [0.0]])
+        q = flat.reshape(p.shape)
+        found = decision.labels_to_native(q, "T1", grid, image_of(q))
+        assert found.shape == (10, 10, 10)
+        assert np.count_nonzero(found) == (1000 if drawn else 0)
+        assert decision.doubted_ml(q, "T1") == pytest.approx(0 if drawn else 1.0)
+        # A set of sequences without this rule, and a brain with nothing above the threshold.
+        assert decision.doubted_ml(q, "T2") == 0
+    assert decision.doubted_ml(np.concatenate([np.ones_like(p[:1]), np.zeros_like(p[1:])]), "T1") == 0
+
+
 def test_a_decision_survives_json_and_refuses_what_it_does_not_understand():
-    decision = Decision({"T1": ROW}, {"T1": CURVE})
+    decision = Decision({"T1": ROW}, {"T1": CURVE}, {"T1": 0.9})
     assert Decision.from_dict(json.loads(json.dumps(decision.to_dict()))) == decision
     assert Decision.from_dict({}) == NO_DECISION
     assert decision.thresholds_of("T1") == (0.2, 0.4, 0.6)
@@ -61,6 +80,9 @@ def test_a_decision_survives_json_and_refuses_what_it_does_not_understand():
         ({"thresholds": {"T1": {"WT": 0.5}}}, "one entry for each of WT, TC, ET"),
         ({"thresholds": {"T1": {**ROW, "ET": 1.0}}}, "between 0 and 1, not 1.0"),
         ({"calibration": {"T1": {**CURVE, "ET": [-1, 0]}}}, "positive slope"),
+        ({"thresholds": {"T1": ROW}, "evidence": {"T3": 0.9}}, "unknown set of sequences: T3"),
+        ({"thresholds": {"T1": ROW}, "evidence": {"T1": 0.1}}, "evidence for T1 needs a threshold of WT"),
+        ({"evidence": {"T1": 0.9}}, "evidence for T1 needs a threshold of WT"),
     ):
         with pytest.raises(ValueError, match=words):
             Decision.from_dict(wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from MSTKDSegmentLib.weights import read_bundle, write_bundle  # noqa: E402
 from training.__main__ import main  # noqa: E402
 from training.calibrate import (  # noqa: E402
     BINS,
+    MOST_EVIDENCE,
     PROBABILITIES,
     Histogram,
     best_threshold,
@@ -27,6 +29,7 @@ from training.calibrate import (  # noqa: E402
     curve_at_bins,
     fitted_curve,
     histogram,
+    least_evidence,
     reliability,
 )
 from training.calibration_files import read_decision  # noqa: E402
@@ -55,6 +58,41 @@ def test_a_histogram_counts_what_it_was_given():
     assert {int(i): (int(found.voxels[i]), int(found.tumour[i])) for i in np.flatnonzero(found.voxels)} == {
         0: (1, 0), 1: (1, 1), 100: (1, 1), 200: (1, 1)
     }  # fmt: skip
+
+
+def test_the_surest_half_millilitre_is_the_probability_that_500_voxels_reach():
+    p = np.linspace(0, 1, 2001)
+    np.random.default_rng(0).shuffle(p)
+    assert histogram(p, p > 0.5).surest == pytest.approx((2000 - 499) / 2000)
+    assert histogram(p[:499], p[:499] > 0.5).surest == 0.0
+
+
+def surely(surest, reference=1000):
+    return replace(of([(0.0, 10**6, 0), (0.6, reference, reference)], reference), surest=surest)
+
+
+def test_the_evidence_asked_for_is_half_the_logit_of_the_least_sure_patient():
+    # logit(0.9) = 2.197225; half of it: 1 / (1 + exp(-1.098612)) = 0.75
+    assert least_evidence([surely(0.9), surely(0.999)]) == pytest.approx(0.75)
+    assert least_evidence([surely(1.0)]) == MOST_EVIDENCE
+    assert least_evidence([surely(0.9), surely(0.4)]) == 0  # of that patient the network is not sure at all
+    assert least_evidence([surely(0.9), surely(0.4, reference=10)]) == pytest.approx(0.75)  # too small to count
+
+
+def test_a_patient_that_the_others_evidence_would_not_draw_counts_as_missed():
+    """Three patients of whom the network is certain would not draw the fourth, of whom it is less sure."""
+    sure = dict.fromkeys(("case0", "case1", "case2"), 1.0) | {"case3": 0.9}
+    found = {
+        (case, name, region): surely(surest)
+        for case, surest in sure.items()
+        for name in SUBSET_NAMES
+        for region in REGIONS
+    }
+    chosen = calibrate(found, {case: case for case in sure})
+    assert chosen.decision.evidence == dict.fromkeys(SUBSET_NAMES, pytest.approx(0.75))
+    for region in REGIONS:
+        row = chosen.figures["T1"][region]
+        assert (row["dice"], row["dice_left_out"]) == (1.0, 0.75)
 
 
 def test_dice_at_a_threshold_is_that_of_the_mask():
@@ -153,7 +191,9 @@ def test_the_commands_choose_and_the_exported_card_has_it(tiny_run, tmp_path):
     assert set(final.card["confidence"]["expected_calibration_error"]) == set(REGIONS)
     page = card_markdown(final.card)
     row = final.card["decision"]["thresholds"]["FLAIR"]
-    assert f"| FLAIR | {row['WT']:.2f} | {row['TC']:.2f} | {row['ET']:.2f} |" in page
+    evidence = final.card["decision"]["evidence"].get("FLAIR")
+    least = "-" if evidence is None else f"{evidence:.4f}"
+    assert f"| FLAIR | {row['WT']:.2f} | {row['TC']:.2f} | {row['ET']:.2f} | {least} |" in page
     assert page.count("expected calibration error") == 1
     assert Segmenter(final, "cpu").decision == Decision.from_dict(json.loads(first)["decision"])
     with pytest.raises(WeightsError, match="run `calibrate` again"):
@@ -180,6 +220,22 @@ def test_thresholds_decide_what_the_product_draws_and_probabilities_are_calibrat
     expected = segmenter.decision.calibrated(raw, "T1")
     assert np.allclose(found.region_probabilities, expected, atol=1e-6)
     assert found.region_probabilities[0].max() < raw[0].max()
+
+
+def test_what_the_network_is_nowhere_sure_of_is_not_drawn_and_the_user_is_told(tiny_run):
+    folder, checkpoint = tiny_run
+    case = find_case(folder / "data" / "Case_1").sources()
+    segmenter = Segmenter(bundle_of(checkpoint, folder / "doubt.zip"), "cpu")
+    rules = {"T1": {"WT": 0.05, "TC": 0.9, "ET": 0.9}}
+    segmenter.decision = Decision(rules)
+    drawn = segmenter.segment({"T1": case["T1"]})
+    assert drawn.labels.any()
+    segmenter.decision = Decision(rules, {}, {"T1": 0.9999})
+    doubted = segmenter.segment({"T1": case["T1"]})
+    assert not doubted.labels.any()
+    assert doubted.volumes_ml["WT"] == 0
+    (told,) = [notice for notice in doubted.notices if notice.startswith("no tumour is marked")]
+    assert f"{np.count_nonzero(drawn.labels) / 1000:.1f} ml" in told
 
 
 def bundle_of(checkpoint, path):

@@ -70,6 +70,8 @@ def test_what_is_counted_follows_thresholds_and_clean_up():
     assert found[0].volumes_ml == {"WT": voxels / 1000, "TC": voxels / 1000, "ET": 0}
     cleaned = invented(Sure(), "a", images, low, CleanUp({"WT": 1000.0}), "cpu", t1)
     assert cleaned[0].volumes_ml["WT"] == 0
+    doubted = invented(Sure(), "a", images, Decision(low.thresholds, {}, {"T1": 0.6}), CleanUp(), "cpu", t1)
+    assert doubted[0].volumes_ml == {"WT": 0, "TC": 0, "ET": 0}
 
 
 def test_the_summary_is_by_subset_and_region():

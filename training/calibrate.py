@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 import numpy as np
 from MSTKDSegmentLib.accelerator import AcceleratedNetwork
-from MSTKDSegmentLib.decision import MARGIN, Decision
+from MSTKDSegmentLib.decision import EVIDENCE_VOXELS, MARGIN, Decision
 from MSTKDSegmentLib.modalities import SUBSETS, subset_name
 from MSTKDSegmentLib.regions import CAVITY, labels_to_regions, region_probabilities
 from scipy.optimize import minimize
@@ -32,15 +32,22 @@ TRIED = range(int(0.2 * BINS), int(0.7 * BINS) + 1)
 # Of thresholds whose mean Dice differs by less than this the one nearest to one half is taken.
 WORTH = 0.002
 RELIABILITY_BINS = 10
+# No more evidence than this is asked for, however sure the network is of validation's tumours.
+MOST_EVIDENCE = 0.999
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Of one patient, subset and region: voxels by probability (201,), those of them in the reference, its size."""
+    """Of one patient, subset and region: voxels by probability (201,), those of them in the reference, its size.
+
+    surest: the probability that the `EVIDENCE_VOXELS` surest voxels reach; finer than the bins, which end where most
+    tumours begin.
+    """
 
     voxels: np.ndarray
     tumour: np.ndarray
     reference: int
+    surest: float = 1.0
 
     def dice(self, threshold: int) -> float:
         """Where voxels of `threshold` / 200 and more are drawn; 1 if both are empty."""
@@ -59,7 +66,9 @@ def histogram(probabilities: np.ndarray, reference: np.ndarray) -> Histogram:
     binned = np.rint(np.clip(probabilities, 0, 1) * BINS).astype(np.uint8)
     voxels = np.bincount(binned.ravel(), minlength=BINS + 1)
     tumour = np.bincount(binned[reference], minlength=BINS + 1)
-    return Histogram(voxels, tumour, int(np.count_nonzero(reference)))
+    last = probabilities.size - EVIDENCE_VOXELS
+    surest = float(np.partition(probabilities, last, axis=None)[last]) if last >= 0 else 0.0
+    return Histogram(voxels, tumour, int(np.count_nonzero(reference)), surest)
 
 
 def histograms_of(
@@ -89,9 +98,42 @@ def best_threshold(group: Sequence[Histogram]) -> int:
     return min((t for t, mean in means.items() if mean >= top - WORTH), key=lambda t: abs(t - BINS // 2))
 
 
-def _left_out(
-    group: Sequence[Histogram], patients: Sequence[str], chosen: Callable[[Sequence[Histogram]], Any]
-) -> list[Any]:
+def least_evidence(group: Sequence[Histogram]) -> float:
+    """How sure the network must be of a tumour somewhere: half the logit of the patient it is least sure of.
+
+    So each patient of `group` keeps its tumour, as would one with half as much evidence as the least. 0 (no rule) where
+    the network is not sure of them all.
+    """
+    least = min((one.surest for one in group if one.reference >= EVIDENCE_VOXELS), default=0.0)
+    if least <= 0.5:
+        return 0.0
+    least = min(least, 1 - MARGIN**2)
+    return float(min(1 / (1 + np.sqrt((1 - least) / least)), MOST_EVIDENCE))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one region is drawn through one subset: from a bin on, if `evidence` of a tumour is there at all."""
+
+    threshold: int
+    evidence: float
+
+    def dice(self, region: Histogram, whole: Histogram) -> float:
+        """Of a patient's `region`; `whole` is the whole tumour's histogram, in which the evidence is looked for."""
+        return region.dice(self.threshold if whole.surest >= self.evidence else BINS + 1)
+
+
+def _rule(pairs: Sequence[tuple[Histogram, Histogram]]) -> Rule:
+    """Chosen on patients' (region, whole tumour)."""
+    threshold = best_threshold([region for region, _ in pairs])
+    return Rule(threshold, least_evidence([whole for _, whole in pairs]))
+
+
+T = TypeVar("T")
+Chosen = TypeVar("Chosen")
+
+
+def _left_out(group: Sequence[T], patients: Sequence[str], chosen: Callable[[Sequence[T]], Chosen]) -> list[Chosen]:
     """What `chosen` gives for each member of `group` from those of other patients."""
     known = {one: chosen([h for h, other in zip(group, patients) if other != one]) for one in set(patients)}
     return [known[one] for one in patients]
@@ -170,9 +212,9 @@ class Calibration:
 def calibrate(histograms: Histograms, patient_of: Mapping[str, str]) -> Calibration:
     """Thresholds and curves for each subset and region; `patient_of` gives the patient of each case.
 
-    `figures` by subset and region: Dice at one half, with the chosen threshold, and with thresholds chosen on the other
-    patients; calibration error before, and after with curves fitted on the others. Raises ValueError for fewer than
-    three patients.
+    `figures` by subset and region: Dice at one half, with the chosen threshold, and with threshold and evidence chosen
+    on the other patients; calibration error before, and after with curves fitted on the others. Raises ValueError for
+    fewer than three patients.
     """
     cases = sorted({case for case, _, _ in histograms})
     patients = [patient_of.get(case, case) for case in cases]
@@ -181,29 +223,37 @@ def calibrate(histograms: Histograms, patient_of: Mapping[str, str]) -> Calibrat
         raise ValueError(f"{len(set(patients))} patients are too few to choose thresholds on; at least 3")
     thresholds: dict[str, dict[str, float]] = {}
     curves: dict[str, dict[str, tuple[float, float]]] = {}
+    evidence: dict[str, float] = {}
     figures: dict[str, dict[str, dict[str, float]]] = {}
     pooled: dict[str, tuple[list[Histogram], list[np.ndarray]]] = {region: ([], []) for region in REGIONS}
     for name in names:
         thresholds[name], curves[name], figures[name] = {}, {}, {}
+        whole = [histograms[case, name, "WT"] for case in cases]
         for region in REGIONS:
             group = [histograms[case, name, region] for case in cases]
-            chosen, curve = best_threshold(group), fitted_curve(group)
+            pairs = list(zip(group, whole))
+            rule, curve = _rule(pairs), fitted_curve(group)
             others = [curve_at_bins(one) for one in _left_out(group, patients, fitted_curve)]
-            thresholds[name][region], curves[name][region] = chosen / BINS, (round(curve[0], 4), round(curve[1], 4))
+            thresholds[name][region], curves[name][region] = (
+                rule.threshold / BINS,
+                (round(curve[0], 4), round(curve[1], 4)),
+            )
+            if rule.evidence > rule.threshold / BINS and region == "WT":
+                evidence[name] = rule.evidence
             pooled[region][0].extend(group)
             pooled[region][1].extend(others)
             figures[name][region] = {
                 "dice_at_half": _mean(one.dice(BINS // 2) for one in group),
-                "dice": _mean(one.dice(chosen) for one in group),
+                "dice": _mean(rule.dice(*pair) for pair in pairs),
                 "dice_left_out": _mean(
-                    one.dice(t) for one, t in zip(group, _left_out(group, patients, best_threshold))
+                    other.dice(*pair) for pair, other in zip(pairs, _left_out(pairs, patients, _rule))
                 ),
                 "calibration_error": round(reliability(group, [PROBABILITIES] * len(group)).error, 4),
                 "calibration_error_left_out": round(reliability(group, others).error, 4),
             }
     before = {region: reliability(group, [PROBABILITIES] * len(group)) for region, (group, _) in pooled.items()}
     after = {region: reliability(group, claimed) for region, (group, claimed) in pooled.items()}
-    return Calibration(Decision(thresholds, curves), figures, before, after)
+    return Calibration(Decision(thresholds, curves, evidence), figures, before, after)
 
 
 def _mean(values: Any) -> float:

@@ -30,11 +30,13 @@ def read_histograms(folder: Path, digest: str) -> dict[tuple[str, str, str], His
     with np.load(path) as data:
         if str(data["weights_sha256"]) != digest:
             raise ValueError(f"{path} is of other weights; use another --out, or delete it")
+        if "surest" not in data:
+            raise ValueError(f"{path} was written by an earlier version; use another --out, or delete it")
         keys = [tuple(str(key).split("|")) for key in data["keys"]]
         return {
-            (case, subset, region): Histogram(voxels, tumour, int(reference))
-            for (case, subset, region), voxels, tumour, reference in zip(
-                keys, data["voxels"], data["tumour"], data["reference"]
+            (case, subset, region): Histogram(voxels, tumour, int(reference), float(surest))
+            for (case, subset, region), voxels, tumour, reference, surest in zip(
+                keys, data["voxels"], data["tumour"], data["reference"], data["surest"]
             )
         }
 
@@ -48,6 +50,7 @@ def write_histograms(folder: Path, digest: str, found: Mapping[tuple[str, str, s
             voxels=np.stack([one.voxels for one in found.values()]),
             tumour=np.stack([one.tumour for one in found.values()]),
             reference=np.array([one.reference for one in found.values()]),
+            surest=np.array([one.surest for one in found.values()]),
         )
 
 

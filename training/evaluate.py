@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from MSTKDSegmentLib.accelerator import NONE, AcceleratedNetwork, choose_accelerated
 from MSTKDSegmentLib.decision import NO_DECISION, Decision
 from MSTKDSegmentLib.devices import choose_device
-from MSTKDSegmentLib.geometry import array_to_image, labels_to_native
+from MSTKDSegmentLib.geometry import array_to_image
 from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import RegionScore, region_scores
 from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
@@ -169,8 +169,8 @@ def _native_labels(candidate: Candidate, case: PreparedCase, truth: sitk.Image) 
     seconds = time.perf_counter() - start
     for notice in prediction.notices:
         _log.warning("%s: %s", next(iter(case.volumes.values())).source, notice)
-    thresholds = candidate.decision.thresholds_of(subset_name(case.subset))
-    return labels_to_native(prediction.probabilities, case.grid, truth, thresholds=thresholds), seconds
+    name = subset_name(case.subset)
+    return candidate.decision.labels_to_native(prediction.probabilities, name, case.grid, truth), seconds
 
 
 def _labels_path(folder: Path, case: str, subset: tuple[str, ...]) -> Path:
@@ -253,12 +253,12 @@ def _known_rows(out: Path, candidate: Candidate, names: Sequence[str]) -> list[R
 
 def _require_same_decision(out: Path, candidate: Candidate, has_rows: bool, rank: int) -> None:
     """Scores in `out` must have been made with the thresholds that `candidate` has now; remembers them."""
-    place, mine = out / DECISION, candidate.decision.to_dict()
-    known = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else NO_DECISION.to_dict()
+    place, mine = out / DECISION, candidate.decision
+    known = Decision.from_dict(json.loads(place.read_text(encoding="utf-8"))) if place.is_file() else NO_DECISION
     if has_rows and known != mine:
         raise ValueError(f"{out / TABLE}: scores with other thresholds; give another folder, or move these away")
     if rank == 0 and known != mine:
-        write_text(place, json.dumps(mine, indent=1) + "\n")
+        write_text(place, json.dumps(mine.to_dict(), indent=1) + "\n")
 
 
 def _is_done(

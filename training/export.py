@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from MSTKDSegmentLib.decision import NO_DECISION
+from MSTKDSegmentLib.decision import Decision
 from MSTKDSegmentLib.errors import WeightsError
-from MSTKDSegmentLib.geometry import labels_to_native
 from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.modalities import SUBSETS, subset_name
@@ -112,7 +111,8 @@ def export_bundle(
         card |= {"decision": chosen.to_dict(), "confidence": about}
     if summary is not None:
         _require_fitting(summary, digest, known, str(evaluation))
-        if summary.get("decision", NO_DECISION.to_dict()) != card.get("decision", NO_DECISION.to_dict()):
+        evaluated, carried = (Decision.from_dict(one.get("decision", {})) for one in (summary, card))
+        if evaluated != carried:
             raise WeightsError(f"{evaluation}: made with other thresholds than the card's; evaluate again")
     draft = out.with_name(f".{out.name}.draft")
     try:
@@ -235,8 +235,9 @@ def _verify(network: MSTKDNet, bundle: Path, case: PreparedCase) -> dict[str, fl
         product = segmenter.segment_prepared(seen)
         reference = seen.reference_image
         prediction = predict(network, seen.image, seen.availability)
-        thresholds = segmenter.decision.thresholds_of(subset_name(subset))
-        native = labels_to_native(prediction.probabilities, seen.grid, reference, thresholds=thresholds)
+        native = segmenter.decision.labels_to_native(
+            prediction.probabilities, subset_name(subset), seen.grid, reference
+        )
         voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
         trainers = remove_small_components(native, segmenter.clean_up, voxel_ml)
         same = float(np.mean(product.labels == trainers))

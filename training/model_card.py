@@ -115,13 +115,17 @@ def _decision(decision: Mapping[str, Any], confidence: Mapping[str, Any]) -> lis
         "## From which probability on a region is drawn",
         "",
         f"Chosen on the {confidence['split']} split (n = {confidence['patients']} patients), as were the curves that "
-        "calibrate probabilities. Command: `python -m training calibrate`.",
+        "calibrate probabilities. Command: `python -m training calibrate`. Nothing is drawn unless half a millilitre "
+        "reaches the probability of whole tumour in the last column: half the logit of the patient that the network is "
+        "least sure of.",
         "",
-        "| sequences | WT | TC | ET |",
-        "|---|---|---|---|",
+        "| sequences | WT | TC | ET | somewhere |",
+        "|---|---|---|---|---|",
     ]
+    evidence = decision.get("evidence", {})
     for name, row in decision["thresholds"].items():
-        lines.append(f"| {name} | " + " | ".join(f"{row[r]:.2f}" for r in REGIONS) + " |")
+        least = f"{evidence[name]:.4f}" if name in evidence else "-"
+        lines.append(f"| {name} | " + " | ".join(f"{row[r]:.2f}" for r in REGIONS) + f" | {least} |")
     for key, words in (("before", "expected calibration error"), ("left_out", "... with the curves of the others")):
-        lines.append(f"| *{words}* | " + " | ".join(f"*{error[r][key]:.3f}*" for r in REGIONS) + " |")
+        lines.append(f"| *{words}* | " + " | ".join(f"*{error[r][key]:.3f}*" for r in REGIONS) + " | |")
     return [*lines, ""]

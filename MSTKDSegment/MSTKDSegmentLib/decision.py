@@ -4,20 +4,28 @@ A network that sees few sequences stays below one half in much of what an expert
 of probability 0.1 may be tumour in four of ten cases. So each set of sequences has its own threshold for each region,
 and its own curve from the network's probability to the share of voxels that really were tumour. Both are chosen on
 validation patients (`python -m training calibrate`) and stand in the bundle's card as `decision`.
+
+Low thresholds find oedema in brains without a tumour, too. But a network is all but certain of the middle of nearly
+every real tumour, and of next to nothing in a healthy brain: so nothing is drawn at all where it is nowhere sure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
+import SimpleITK as sitk
 
+from .geometry import CanonicalGrid, labels_to_native
 from .modalities import SUBSETS, subset_name
 from .regions import REGION_KEYS
 
 SUBSET_NAMES = tuple(map(subset_name, SUBSETS))
+# So many voxels of the 1 mm grid (0.5 ml) must be sure, or nothing is drawn.
+EVIDENCE_VOXELS = 500
+VOXEL_ML = 1e-3
 # Probabilities are kept this far from 0 and 1, where their logits are infinite.
 MARGIN = 1e-4
 
@@ -28,35 +36,67 @@ class Decision:
 
     thresholds: a voxel belongs to the region from this probability of the network on; without, the most probable class
     is taken. calibration: slope and offset of the logistic curve on the logit of the network's probability that gives
-    the share of voxels that belong to the region (Platt 1999).
+    the share of voxels that belong to the region (Platt 1999). evidence: by name of subset alone, the probability of
+    whole tumour that `EVIDENCE_VOXELS` voxels must reach somewhere in the brain if anything is to be drawn.
     """
 
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibration: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         thresholds = {name: _by_region(name, row, _threshold) for name, row in self.thresholds.items()}
         calibration = {name: _by_region(name, row, _curve) for name, row in self.calibration.items()}
+        evidence = {_known_subset(name): _threshold(value) for name, value in self.evidence.items()}
+        for name, value in evidence.items():
+            if name not in thresholds or value < thresholds[name]["WT"]:
+                raise ValueError(f"the decision's evidence for {name} needs a threshold of WT that is not above it")
+        object.__setattr__(self, "evidence", evidence)
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "calibration", calibration)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Decision:
         """The inverse of `to_dict`; ValueError for unknown entries, so that none is silently without effect."""
-        unknown = sorted(set(data) - {"thresholds", "calibration"})
+        unknown = sorted(set(data) - {"thresholds", "calibration", "evidence"})
         if unknown:
             raise ValueError(f"the decision has unknown entries: {', '.join(unknown)}")
-        return cls(data.get("thresholds", {}), data.get("calibration", {}))
+        return cls(data.get("thresholds", {}), data.get("calibration", {}), data.get("evidence", {}))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
         curves = {name: {key: list(curve) for key, curve in row.items()} for name, row in self.calibration.items()}
-        return {"thresholds": {name: dict(row) for name, row in self.thresholds.items()}, "calibration": curves}
+        thresholds = {name: dict(row) for name, row in self.thresholds.items()}
+        return {"thresholds": thresholds, "calibration": curves, "evidence": dict(self.evidence)}
 
     def thresholds_of(self, subset: str) -> Optional[tuple[float, float, float]]:
         """Thresholds of WT, TC and ET for a subset by name; None where the most probable class is taken."""
         row = self.thresholds.get(subset)
         return None if row is None else (row["WT"], row["TC"], row["ET"])
+
+    def doubted_ml(self, probabilities: np.ndarray, subset: str) -> float:
+        """Volume in ml that reaches the threshold of WT and is not drawn for want of evidence; 0 where all is drawn.
+
+        probabilities: (4, D, H, W) of background, NCR, ED and ET on a grid of 1 mm.
+        """
+        least = self.evidence.get(subset)
+        if least is None or np.count_nonzero(probabilities[0] <= 1 - least) >= EVIDENCE_VOXELS:
+            return 0.0
+        return float(np.count_nonzero(probabilities[0] <= 1 - self.thresholds[subset]["WT"]) * VOXEL_ML)
+
+    def labels_to_native(
+        self,
+        probabilities: np.ndarray,
+        subset: str,
+        grid: CanonicalGrid,
+        reference_image: sitk.Image,
+        between: Optional[Callable[[], None]] = None,
+        matrix: Optional[np.ndarray] = None,
+    ) -> np.ndarray:
+        """`geometry.labels_to_native` by the rules of `subset`: its thresholds, and nothing where all is in doubt."""
+        if self.doubted_ml(probabilities, subset) > 0:
+            return np.zeros(reference_image.GetSize()[::-1], np.uint8)
+        return labels_to_native(probabilities, grid, reference_image, between, matrix, self.thresholds_of(subset))
 
     def calibrated(self, probabilities: np.ndarray, subset: str) -> np.ndarray:
         """The share of voxels that belong to each region, from the network's (3, ...) probabilities of WT, TC, ET.
@@ -86,9 +126,14 @@ def calibrated(probability: np.ndarray, curve: tuple[float, float]) -> np.ndarra
     return np.where(probability > 0, 1 / (1 + np.exp(-(slope * logit + offset))), np.float32(0)).astype(np.float32)
 
 
-def _by_region(subset: str, row: Any, check: Any) -> dict[str, Any]:
+def _known_subset(subset: str) -> str:
     if subset not in SUBSET_NAMES:
         raise ValueError(f"the decision names an unknown set of sequences: {subset}")
+    return subset
+
+
+def _by_region(subset: str, row: Any, check: Any) -> dict[str, Any]:
+    _known_subset(subset)
     if not isinstance(row, Mapping) or set(row) != set(REGION_KEYS):
         raise ValueError(f"the decision for {subset} needs one entry for each of {', '.join(REGION_KEYS)}")
     return {key: check(row[key]) for key in REGION_KEYS}

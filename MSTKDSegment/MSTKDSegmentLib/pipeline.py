@@ -22,7 +22,7 @@ from .accelerator import NONE, AcceleratedNetwork, choose_accelerated
 from .brain_search import unasked
 from .decision import Decision
 from .errors import GeometryError, InputError, WeightsError
-from .geometry import CanonicalGrid, canonical_grid, labels_to_native, to_canonical, to_native
+from .geometry import CanonicalGrid, canonical_grid, to_canonical, to_native
 from .input_checks import check_ready, check_volume, together
 from .look_roles import doubtful_looks
 from .modalities import MODALITIES, availability, subset_name
@@ -268,6 +268,16 @@ def _from_card(bundle: Bundle, name: str, read: Callable[[Mapping[str, Any]], Ru
         raise WeightsError(f"{bundle.source}: the card's {name} is unusable ({error})") from error
 
 
+def _doubt(doubted_ml: float, subset: str) -> tuple[str, ...]:
+    """What the user is told when nothing is drawn because the network is nowhere sure."""
+    if doubted_ml == 0:
+        return ()
+    return (
+        f"no tumour is marked: {doubted_ml:.1f} ml look a little like one on {subset.replace('+', ', ')}, but nowhere "
+        "as surely as in patients with a tumour; if you know of one, add a sequence, or look at the probability maps",
+    )
+
+
 class Segmenter:
     """A bundle on a device, ready for one case after another: weights are read once and stay on the device.
 
@@ -371,8 +381,8 @@ class Segmenter:
         between()
         matrix = case.matrix(case.reference)
         subset = subset_name(case.subset)
-        thresholds = self.decision.thresholds_of(subset)
-        labels = labels_to_native(classes, case.grid, reference, between, matrix, thresholds)
+        labels = self.decision.labels_to_native(classes, subset, case.grid, reference, between, matrix)
+        doubted = self.decision.doubted_ml(classes, subset)
         between()
         voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
         labels = remove_small_components(labels, self.clean_up, voxel_ml)
@@ -389,7 +399,7 @@ class Segmenter:
             case=case,
             labels=labels,
             volumes_ml=volumes_ml(labels, voxel_ml),
-            notices=case.notices + tuple(prediction.notices),
+            notices=case.notices + tuple(prediction.notices) + _doubt(doubted, subset),
             provenance=self._provenance(case, prediction),
             seconds={
                 **(seconds or {}),
