@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from MSTKDSegmentLib.statistics import bootstrap_interval, estimate
 
 from training.commands import tables as tables_command
 from training.figures import PanelCase, all_figures, case_panel, panel_case
-from training.methods import DICE, HD95, PAPER_ORDER, Method, read_method, require_comparable
+from training.methods import DICE, HD95, PAPER_ORDER, Method, on_common_subsets, read_method, require_comparable
 from training.scores import REGIONS, SUBSET_NAMES, Row, write_rows
 from training.statistics import compare_paired, holm, wilcoxon_p
 from training.table_formats import Cell, Mark, csv_text, latex, latex_escape, markdown
 from training.tables import (
+    absent_region_table,
     all_tables,
     average_table,
     comparison_table,
@@ -220,6 +222,33 @@ def test_averages_and_empty_masks_by_hand():
     assert [c.text for c in table.body[1]] == ["high", "60.0", "50.0", "0.0", "6.0", "6.0", "373.1"]
     empty = empty_mask_table([method("low")])
     assert [c.text for c in empty.body[2]] == ["ET", "low", "0", "60", "0", "60"]
+
+
+def test_what_is_drawn_of_a_region_that_is_not_there_is_told_by_subset():
+    """Four cases, of which two have no ET: 1 and 3 ml with T1, 0 and 0 with the others."""
+    assert absent_region_table([method("full")]) is None
+    rows = [
+        replace(row, n_ref=0, volume_error_ml=(1.0 + 2 * (row.case == "C1")) * (row.subset == "T1"))
+        if row.region == "ET" and row.case in ("C0", "C1")
+        else row
+        for row in scores()
+    ]
+    table = absent_region_table([Method("a", tuple(rows))])
+    assert table is not None
+    (record,) = table.records
+    assert (record["region"], record["cases"], record["T1"], record["T2"]) == ("ET", 2, 2.0, 0.0)
+    assert record["median of the subsets"] == 0.0
+
+
+def test_methods_can_be_compared_on_the_subsets_that_both_have():
+    few, all_of_them = method("few", 0.1, subsets=("T1", "FLAIR")), method("all")
+    with pytest.raises(ValueError, match="different subsets"):
+        require_comparable([few, all_of_them])
+    both = on_common_subsets([few, all_of_them])
+    require_comparable(both)
+    assert [one.subsets for one in both] == [("T1", "FLAIR")] * 2
+    with pytest.raises(ValueError, match="no subset in common"):
+        on_common_subsets([few, method("other", subsets=("T2",))])
 
 
 def test_intervals_have_a_line_for_each_subset_and_figures_in_the_csv():

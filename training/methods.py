@@ -73,6 +73,10 @@ class Method:
         of_case = [[getattr(self.row_of[c, s, region], metric.key) for s in subsets] for c in self.cases]
         return np.mean(np.array(of_case), axis=1) * metric.scale
 
+    def only(self, subsets: Sequence[str]) -> Method:
+        """The same, seen through `subsets` alone."""
+        return replace(self, rows=tuple(row for row in self.rows if row.subset in subsets))
+
     def as_paper_legacy(self) -> Method:
         """The same with the published code's HD95; see `scores.PAPER_LEGACY_NOTE`."""
         return replace(self, rows=tuple(as_paper_legacy(self.rows)))
@@ -100,6 +104,16 @@ def read_method(name: str, path: Path, clean_up: str = "none") -> Method:
     return method
 
 
+def on_common_subsets(methods: Sequence[Method]) -> list[Method]:
+    """All methods, each with the subsets that every one was evaluated on; ValueError if there are none."""
+    common = [name for name in PAPER_ORDER if all(name in method.subsets for method in methods)]
+    if not common:
+        raise ValueError(
+            f"{', '.join(m.name for m in methods)} have no subset in common; evaluate them on the same ones"
+        )
+    return [method.only(common) for method in methods]
+
+
 def require_comparable(methods: Sequence[Method]) -> None:
     """Raises ValueError unless all methods were scored on the same cases, subsets and reference segmentations."""
     first = methods[0]
@@ -110,6 +124,7 @@ def require_comparable(methods: Sequence[Method]) -> None:
                 raise ValueError(
                     f"{first.name} and {other.name} were evaluated on different {what} "
                     f"({', '.join(sorted(mine ^ theirs)[:5])}); evaluate both on the same ones"
+                    + (", or take --common-subsets" if what == "subsets" else "")
                 )
         for key, row in first.row_of.items():
             if other.row_of[key].n_ref != row.n_ref or other.row_of[key].patient != row.patient:

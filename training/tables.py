@@ -180,6 +180,31 @@ def empty_mask_table(methods: Sequence[Method], name: str = "empty_masks") -> Ta
     return Table(name, caption, header, tuple(body), tuple(records), text_columns=2)
 
 
+def absent_region_table(methods: Sequence[Method], name: str = "absent_regions") -> Table | None:
+    """Millilitres drawn of a region that a patient does not have, all of it invented; None if every one is there."""
+    body: list[tuple[Cell, ...]] = []
+    records: list[dict[str, Any]] = []
+    subsets = methods[0].subsets
+    for region in REGIONS:
+        absent = [case for case in methods[0].cases if methods[0].row_of[case, subsets[0], region].n_ref == 0]
+        if not absent:
+            continue
+        for method in methods:
+            # With an empty reference the error is the volume drawn.
+            drawn = np.array([[method.row_of[c, s, region].volume_error_ml for s in subsets] for c in absent])
+            medians = np.median(drawn, axis=0).tolist()
+            overall = float(np.median(medians))
+            texts = (region, str(len(absent)), method.name, *(f"{ml:.1f}" for ml in (*medians, overall)))
+            body.append(tuple(map(Cell, texts)))
+            named = {s: round(ml, 3) for s, ml in zip((*subsets, "median of the subsets"), (*medians, overall))}
+            records.append({"region": region, "cases": len(absent), "method": method.name, **named})
+    if not body:
+        return None
+    caption = "Volume in ml drawn of regions that the reference does not have: median over those cases"
+    header = (("Region", "Cases", "Method", *subsets, "median"),)
+    return Table(name, caption, header, tuple(body), tuple(records), text_columns=3)
+
+
 def all_tables(
     methods: Sequence[Method],
     reference: Method | None = None,
@@ -208,6 +233,9 @@ def all_tables(
             tables.append(comparison_table(others, reference, metric, f"comparison_{metric.key}"))
             tables.append(comparison_table(others, reference, metric, f"comparison_{metric.key}_by_missing", True))
     tables.append(empty_mask_table([*methods, *ablations]))
+    absent = absent_region_table([*methods, *ablations])
+    if absent is not None:
+        tables.append(absent)
     if paper_legacy:
         tables += _paper_legacy_tables(methods, reference, ablations)
     return tables

@@ -1,6 +1,7 @@
 """Tables and figures like the paper's from one or several per_case.csv, with intervals and paired tests.
 
-Each METHOD is NAME=per_case.csv, as `evaluate` wrote it; all need the same cases.
+Each METHOD is NAME=per_case.csv, as `evaluate` wrote it; all need the same cases, and without --common-subsets the same
+subsets.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ablation", action="append", default=[], metavar="NAME", help="a method for Table 4 only (repeatable)"
     )
     parser.add_argument("--clean-up", default="none", help="whose scores to take (default: none)")
+    parser.add_argument(
+        "--common-subsets", action="store_true", help="leave out subsets that one of the methods was not evaluated on"
+    )
     parser.add_argument("--title", default="Evaluation", help="heading of tables.md")
     parser.add_argument(
         "--paper-legacy",
@@ -29,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from training.figures import all_figures
-    from training.methods import read_method
+    from training.methods import on_common_subsets, read_method
     from training.table_report import write_tables
     from training.tables import all_tables
 
@@ -40,6 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.reference in arguments.ablation:
         raise ValueError(f"{arguments.reference!r} is named as the reference and as an ablation; it can be one of them")
     methods = {name: read_method(name, path, arguments.clean_up) for name, path in files.items()}
+    if arguments.common_subsets:
+        methods = dict(zip(methods, on_common_subsets(list(methods.values()))))
     reference = methods[arguments.reference] if arguments.reference else None
     ablations = [methods[name] for name in arguments.ablation]
     others = [method for method in methods.values() if method not in ablations]
