@@ -32,8 +32,6 @@ TRIED = range(int(0.2 * BINS), int(0.7 * BINS) + 1)
 # Of thresholds whose mean Dice differs by less than this the one nearest to one half is taken.
 WORTH = 0.002
 RELIABILITY_BINS = 10
-# No more evidence than this is asked for, however sure the network is of validation's tumours.
-MOST_EVIDENCE = 0.999
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,13 @@ def best_threshold(group: Sequence[Histogram]) -> int:
 def least_evidence(group: Sequence[Histogram]) -> float:
     """How sure the network must be of a tumour somewhere: half the logit of the patient it is least sure of.
 
-    So each patient of `group` keeps its tumour, as would one with half as much evidence as the least. 0 (no rule) where
-    the network is not sure of them all.
+    So each patient of `group` keeps its tumour, as would one with half as much evidence as the least; 1 - `MARGIN` at
+    most. 0 (no rule) where the network is not sure of them all.
     """
     least = min((one.surest for one in group if one.reference >= EVIDENCE_VOXELS), default=0.0)
     if least <= 0.5:
         return 0.0
-    least = min(least, 1 - MARGIN**2)
-    return float(min(1 / (1 + np.sqrt((1 - least) / least)), MOST_EVIDENCE))
+    return float(min(1 / (1 + np.sqrt((1 - least) / least)), 1 - MARGIN))
 
 
 @dataclass(frozen=True)
