@@ -263,7 +263,7 @@ def test_native_views_show_thick_slices_as_they_are_through_most_of_the_tumour(c
 def test_no_tumour_is_said(case, labels):
     shown = shown_sequences(case)
     (_, nothing), *_ = native_rows(case, shown, np.zeros_like(labels))
-    assert nothing.caption == "No tumour was found."
+    assert nothing.caption == "No tumour is marked."
     outside = np.zeros_like(labels)
     outside[0, 0, 0] = 1  # a corner of the reference that FLAIR's grid does not reach
     far = replace(case, matrices={**case.matrices, "FLAIR": composed(np.eye(3, 4) + [[0, 0, 0, 200]] * 3, TURN)})

@@ -196,7 +196,7 @@ def test_html_compares_with_a_reference(tmp_path):
 
 
 def test_no_tumour_is_said(tmp_path):
-    assert "No tumour was found; central slices are shown." in read_html(tmp_path, labels=np.zeros(SHAPE, np.uint8))
+    assert "No tumour is marked; central slices are shown." in read_html(tmp_path, labels=np.zeros(SHAPE, np.uint8))
 
 
 def test_foreign_text_is_escaped_and_never_a_formula(tmp_path):

@@ -15,7 +15,10 @@ pytest.importorskip("monai", reason="training needs the `train` extra")
 import training_run as tiny  # noqa: E402
 from MSTKDSegmentLib.decision import Decision  # noqa: E402
 from MSTKDSegmentLib.errors import WeightsError  # noqa: E402
-from MSTKDSegmentLib.pipeline import Segmenter  # noqa: E402
+from MSTKDSegmentLib.pipeline import Segmenter, read_case  # noqa: E402
+from MSTKDSegmentLib.preparation_record import READY  # noqa: E402
+from MSTKDSegmentLib.regions import CleanUp  # noqa: E402
+from MSTKDSegmentLib.review.what_if import what_if  # noqa: E402
 from MSTKDSegmentLib.weights import read_bundle, write_bundle  # noqa: E402
 
 from training.__main__ import main  # noqa: E402
@@ -31,9 +34,9 @@ from training.calibrate import (  # noqa: E402
     least_evidence,
     reliability,
 )
-from training.calibration_files import read_decision  # noqa: E402
+from training.calibration_files import read_decision, read_measured  # noqa: E402
 from training.discovery import find_case  # noqa: E402
-from training.evaluate import Candidate, evaluate  # noqa: E402
+from training.evaluate import Candidate, evaluate, evaluate_case  # noqa: E402
 from training.export import export_bundle  # noqa: E402
 from training.loop import run_training  # noqa: E402
 from training.model_card import card_markdown  # noqa: E402
@@ -59,39 +62,29 @@ def test_a_histogram_counts_what_it_was_given():
     }  # fmt: skip
 
 
-def test_the_surest_half_millilitre_is_the_probability_that_500_voxels_reach():
-    p = np.linspace(0, 1, 2001)
-    np.random.default_rng(0).shuffle(p)
-    assert histogram(p, p > 0.5).surest == pytest.approx((2000 - 499) / 2000)
-    assert histogram(p[:499], p[:499] > 0.5).surest == 0.0
-
-
-def surely(surest, reference=1000):
-    return replace(of([(0.0, 10**6, 0), (0.6, reference, reference)], reference), surest=surest)
-
-
 def test_the_evidence_asked_for_is_half_the_logit_of_the_least_sure_patient():
     # logit(0.9) = 2.197225; half of it: 1 / (1 + exp(-1.098612)) = 0.75
-    assert least_evidence([surely(0.9), surely(0.999)]) == pytest.approx(0.75)
-    assert least_evidence([surely(1.0)]) == 0.9999
-    assert least_evidence([surely(0.9), surely(0.4)]) == 0  # of that patient the network is not sure at all
-    assert least_evidence([surely(0.9), surely(0.4, reference=10)]) == pytest.approx(0.75)  # too small to count
+    assert least_evidence([0.1, 0.001]) == pytest.approx(0.75)
+    assert least_evidence([1e-12]) == 0.9999
+    assert least_evidence([0.1, 0.6]) == 0  # of that patient the network is not sure at all
+    assert least_evidence([]) == 0
 
 
 def test_a_patient_that_the_others_evidence_would_not_draw_counts_as_missed():
     """Three patients of whom the network is certain would not draw the fourth, of whom it is less sure."""
-    sure = dict.fromkeys(("case0", "case1", "case2"), 1.0) | {"case3": 0.9}
-    found = {
-        (case, name, region): surely(surest)
-        for case, surest in sure.items()
-        for name in SUBSET_NAMES
-        for region in REGIONS
-    }
-    chosen = calibrate(found, {case: case for case in sure})
+    doubts = {(f"case{i}", name): (0.1 if i == 3 else 1e-9) for i in range(4) for name in SUBSET_NAMES}
+    found = {(*key, region): of([(0.0, 10**6, 0), (0.6, 1000, 1000)], 1000) for key in doubts for region in REGIONS}
+    chosen = calibrate(found, doubts, {f"case{i}": f"p{i}" for i in range(4)})
     assert chosen.decision.evidence == dict.fromkeys(SUBSET_NAMES, pytest.approx(0.75))
     for region in REGIONS:
         row = chosen.figures["T1"][region]
-        assert (row["dice"], row["dice_left_out"]) == (1.0, 0.75)
+        assert (row["dice"], row["dice_left_out"], row["missed_left_out"]) == (1.0, 0.75, 1)
+    # It is left out together with its patient's other case, of which the network is certain.
+    same = calibrate(found, doubts, {"case0": "a", "case1": "b", "case2": "c", "case3": "c"})
+    assert same.figures["T1"]["WT"]["missed_left_out"] == 1
+    unsure = calibrate(found, doubts | {("case3", "T1"): 0.7}, {f"case{i}": f"p{i}" for i in range(4)})
+    assert "T1" not in unsure.decision.evidence
+    assert unsure.figures["T1"]["WT"]["dice"] == 1.0
 
 
 def test_dice_at_a_threshold_is_that_of_the_mask():
@@ -140,11 +133,16 @@ def cohort(*timid):
     }
 
 
+def sure(found):
+    """The network is certain of each of these tumours."""
+    return dict.fromkeys(((case, name) for case, name, _ in found), 1e-9)
+
+
 def test_a_patient_is_never_scored_with_what_was_chosen_on_it():
     """The two cases of one timid patient would choose a low threshold for each other."""
     found = cohort(True, True, False, False)
-    apart = calibrate(found, {f"case{i}": f"p{i}" for i in range(4)})
-    together = calibrate(found, {"case0": "p0", "case1": "p0", "case2": "p2", "case3": "p3"})
+    apart = calibrate(found, sure(found), {f"case{i}": f"p{i}" for i in range(4)})
+    together = calibrate(found, sure(found), {"case0": "p0", "case1": "p0", "case2": "p2", "case3": "p3"})
     row, other = apart.figures["T1"]["WT"], together.figures["T1"]["WT"]
     assert row["dice"] == other["dice"] >= row["dice_at_half"]
     assert other["dice_left_out"] < row["dice_left_out"]
@@ -154,7 +152,7 @@ def test_a_patient_is_never_scored_with_what_was_chosen_on_it():
 
 def test_two_patients_are_too_few():
     with pytest.raises(ValueError, match="2 patients are too few"):
-        calibrate(cohort(True, False, False), {"case0": "a", "case1": "a", "case2": "b"})
+        calibrate(few := cohort(True, False, False), sure(few), {"case0": "a", "case1": "a", "case2": "b"})
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +188,12 @@ def test_the_commands_choose_and_the_exported_card_has_it(tiny_run, tmp_path):
     assert set(final.card["confidence"]["expected_calibration_error"]) == set(REGIONS)
     page = card_markdown(final.card)
     row = final.card["decision"]["thresholds"]["FLAIR"]
-    evidence = final.card["decision"]["evidence"].get("FLAIR")
-    least = "-" if evidence is None else f"{evidence:.4f}"
-    assert f"| FLAIR | {row['WT']:.2f} | {row['TC']:.2f} | {row['ET']:.2f} | {least} |" in page
+    assert f"| FLAIR | {row['WT']:.2f} | {row['TC']:.2f} | {row['ET']:.2f} |" in page
+    rules = final.card["decision"]
+    ruled = final.card | {"decision": rules | {"evidence": {"FLAIR": 0.98765}}}
+    assert f"| FLAIR | {row['WT']:.2f} | {row['TC']:.2f} | {row['ET']:.2f} | 0.9877 |" in card_markdown(ruled)
+    assert "a tenth must reach" in card_markdown(ruled)
+    assert "a tenth must reach" not in card_markdown(final.card | {"decision": rules | {"evidence": {}}})
     assert page.count("expected calibration error") == 1
     assert Segmenter(final, "cpu").decision == Decision.from_dict(json.loads(first)["decision"])
     with pytest.raises(WeightsError, match="run `calibrate` again"):
@@ -233,8 +234,43 @@ def test_what_the_network_is_nowhere_sure_of_is_not_drawn_and_the_user_is_told(t
     doubted = segmenter.segment({"T1": case["T1"]})
     assert not doubted.labels.any()
     assert doubted.volumes_ml["WT"] == 0
-    (told,) = [notice for notice in doubted.notices if notice.startswith("no tumour is marked")]
-    assert f"{np.count_nonzero(drawn.labels) / 1000:.1f} ml" in told
+    assert drawn.doubted_ml == 0
+    assert doubted.doubted_ml == pytest.approx(np.count_nonzero(drawn.labels) / 1000)
+    (told,) = [notice for notice in doubted.notices if notice.startswith("No tumour is marked")]
+    assert f"on T1 the network takes {doubted.doubted_ml:.1f} ml for one" in told
+    assert "ml, for want of certainty" in doubted.provenance["not marked"]
+    assert "not marked" not in drawn.provenance
+    # What the clean-up takes away is no reason to be told.
+    segmenter.clean_up = CleanUp({"WT": 1000.0})
+    assert segmenter.segment({"T1": case["T1"]}).notices == drawn.notices
+    # The trainer's evaluation draws what the product draws, and what-if tells which sets were in doubt.
+    segmenter.clean_up = CleanUp()
+    candidate = replace(Candidate.from_bundle(folder / "doubt.zip", "cpu"), decision=segmenter.decision)
+    rows = evaluate_case(candidate, find_case(folder / "data" / "Case_1"), {"none": CleanUp()}, [("T1",)])
+    assert {row.n_pred for row in rows} == {0}
+    both = read_case({name: case[name] for name in ("T1", "FLAIR")}, wishes=READY)
+    found = what_if(segmenter, both, flips=())
+    assert [one.doubted_ml > 0 for one in found.results] == [True, False, False]
+    assert [notice for notice in found.notices if notice.startswith("No tumour is marked: on T1 ")]
+
+
+def test_rules_are_part_of_what_a_result_was_made_with(tiny_run, tmp_path):
+    """The same weights with another rule draw something else: a batch must not take the old results for current."""
+    folder, checkpoint = tiny_run
+    plain = read_bundle(bundle_of(checkpoint, folder / "plain2.zip"))
+    same = read_bundle(bundle_of(checkpoint, folder / "plain3.zip"))
+    ruled = replace(plain, card={**plain.card, "decision": Decision({}, {}, {"T1": 0.9}).to_dict()})
+    assert plain.identity == same.identity
+    assert plain.identity != ruled.identity
+    assert plain.sha256 == ruled.sha256
+
+
+def test_measurements_of_an_earlier_version_are_refused(tmp_path):
+    np.savez(tmp_path / "histograms.npz", weights_sha256="a", keys=np.array(["c|T1|WT"]))
+    with pytest.raises(ValueError, match="earlier version"):
+        read_measured(tmp_path, "a")
+    with pytest.raises(ValueError, match="other weights"):
+        read_measured(tmp_path, "b")
 
 
 def bundle_of(checkpoint, path):

@@ -237,7 +237,8 @@ def test_what_is_drawn_of_a_region_that_is_not_there_is_told_by_subset():
     assert table is not None
     (record,) = table.records
     assert (record["region"], record["cases"], record["T1"], record["T2"]) == ("ET", 2, 2.0, 0.0)
-    assert record["median of the subsets"] == 0.0
+    assert (record["median of the subsets"], record["largest"]) == (0.0, 3.0)
+    assert [one.name for one in all_tables([Method("a", tuple(rows))])][-1] == "absent_regions"
 
 
 def test_methods_can_be_compared_on_the_subsets_that_both_have():
@@ -389,6 +390,12 @@ def test_the_command_writes_tables_and_figures(tmp_path, capsys):
     assert (out / "cases_w_o_GSME.png").exists()
     assert str(out / "tables.md") in capsys.readouterr().out
     assert not list(out.glob(".*"))
+    write_rows(tmp_path / "few.csv", scores(subsets=("T1",)))
+    files_with_few = [*files, f"few={tmp_path / 'few.csv'}"]
+    with pytest.raises(ValueError, match="different subsets"):
+        tables_command.run(arguments(*files_with_few, "--out", str(tmp_path / "few")))
+    tables_command.run(arguments(*files_with_few, "--out", str(tmp_path / "few"), "--common-subsets"))
+    assert "mean over 1 subsets" in (tmp_path / "few" / "tables.md").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="no method is named 'theirs'; there are other, ours"):
         tables_command.run(arguments(*files, "--out", str(out), "--reference", "theirs"))
     with pytest.raises(ValueError, match="needs the full method"):

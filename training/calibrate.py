@@ -1,4 +1,4 @@
-"""Thresholds and calibration for a bundle's card, chosen on validation patients from one pass over the 15 subsets.
+"""Thresholds, evidence and calibration for a bundle's card, chosen on validation patients in one pass over 15 subsets.
 
 Everything is read from histograms: for each patient, subset and region, how many voxels have which probability, and how
 many of these are tumour. Dice at any threshold, calibration errors and fits follow from them. What is reported is
@@ -13,7 +13,7 @@ from typing import Any, Callable, TypeVar
 
 import numpy as np
 from MSTKDSegmentLib.accelerator import AcceleratedNetwork
-from MSTKDSegmentLib.decision import EVIDENCE_VOXELS, MARGIN, Decision
+from MSTKDSegmentLib.decision import MARGIN, Decision, surest_background
 from MSTKDSegmentLib.modalities import SUBSETS, subset_name
 from MSTKDSegmentLib.regions import CAVITY, labels_to_regions, region_probabilities
 from scipy.optimize import minimize
@@ -27,7 +27,7 @@ PROBABILITIES = np.arange(BINS + 1) / BINS
 # Voxels of lower probability are nearly all healthy brain and would hide every error in the mean.
 LEAST_COUNTED = 2
 # Thresholds that are tried. Lower ones gained under a point of mean Dice on validation, but drew several times the real
-# volume of regions that the sequences do not show, and tumours in brains without one (`training healthy`).
+# volume of regions that the sequences do not show.
 TRIED = range(int(0.2 * BINS), int(0.7 * BINS) + 1)
 # Of thresholds whose mean Dice differs by less than this the one nearest to one half is taken.
 WORTH = 0.002
@@ -36,16 +36,11 @@ RELIABILITY_BINS = 10
 
 @dataclass(frozen=True)
 class Histogram:
-    """Of one patient, subset and region: voxels by probability (201,), those of them in the reference, its size.
-
-    surest: the probability that the `EVIDENCE_VOXELS` surest voxels reach; finer than the bins, which end where most
-    tumours begin.
-    """
+    """Of one patient, subset and region: voxels by probability (201,), those of them in the reference, its size."""
 
     voxels: np.ndarray
     tumour: np.ndarray
     reference: int
-    surest: float = 1.0
 
     def dice(self, threshold: int) -> float:
         """Where voxels of `threshold` / 200 and more are drawn; 1 if both are empty."""
@@ -57,6 +52,8 @@ class Histogram:
 
 Histograms = Mapping[tuple[str, str, str], Histogram]
 """By (case, subset, region)."""
+Doubts = Mapping[tuple[str, str], float]
+"""By (case, subset): `decision.surest_background`, how unsure the network is even of what it is surest of."""
 
 
 def histogram(probabilities: np.ndarray, reference: np.ndarray) -> Histogram:
@@ -64,26 +61,25 @@ def histogram(probabilities: np.ndarray, reference: np.ndarray) -> Histogram:
     binned = np.rint(np.clip(probabilities, 0, 1) * BINS).astype(np.uint8)
     voxels = np.bincount(binned.ravel(), minlength=BINS + 1)
     tumour = np.bincount(binned[reference], minlength=BINS + 1)
-    last = probabilities.size - EVIDENCE_VOXELS
-    surest = float(np.partition(probabilities, last, axis=None)[last]) if last >= 0 else 0.0
-    return Histogram(voxels, tumour, int(np.count_nonzero(reference)), surest)
+    return Histogram(voxels, tumour, int(np.count_nonzero(reference)))
 
 
-def histograms_of(
+def measured(
     network: nn.Module | AcceleratedNetwork,
     images: np.ndarray,
     labels: np.ndarray,
     device: str,
     subsets: Sequence[tuple[str, ...]] = SUBSETS,
-) -> dict[tuple[str, str], Histogram]:
-    """By (subset, region), of one prepared case: images (4, D, H, W), labels (D, H, W)."""
+) -> tuple[dict[tuple[str, str], Histogram], dict[str, float]]:
+    """Histograms by (subset, region) and doubts by subset of a prepared case: images (4, D, H, W), labels (D, H, W)."""
     truth = labels_to_regions(np.where(labels == CAVITY, 0, labels))
-    found = {}
+    found, doubts = {}, {}
     for subset in subsets:
         probabilities, _ = predicted_probabilities(network, images, subset, device)
+        doubts[subset_name(subset)] = surest_background(probabilities[0])
         for region, probability in zip(REGIONS, region_probabilities(probabilities)):
             found[subset_name(subset), region] = histogram(probability, truth[region])
-    return found
+    return found, doubts
 
 
 # --- thresholds ---
@@ -96,34 +92,31 @@ def best_threshold(group: Sequence[Histogram]) -> int:
     return min((t for t, mean in means.items() if mean >= top - WORTH), key=lambda t: abs(t - BINS // 2))
 
 
-def least_evidence(group: Sequence[Histogram]) -> float:
-    """How sure the network must be of a tumour somewhere: half the logit of the patient it is least sure of.
+def least_evidence(doubts: Sequence[float]) -> float:
+    """How sure the network must be of a tumour: half the logit of the patient that it is least sure of.
 
-    So each patient of `group` keeps its tumour, as would one with half as much evidence as the least; 1 - `MARGIN` at
-    most. 0 (no rule) where the network is not sure of them all.
+    doubts: `surest_background` of patients with a tumour. Each of them keeps it, as would one of whom the network is
+    half as sure as of the least sure; 1 - `MARGIN` at most. 0 (no rule) where it is not sure of them all.
     """
-    least = min((one.surest for one in group if one.reference >= EVIDENCE_VOXELS), default=0.0)
-    if least <= 0.5:
-        return 0.0
-    return float(min(1 / (1 + np.sqrt((1 - least) / least)), 1 - MARGIN))
+    most = max(doubts, default=1.0)
+    return 0.0 if most >= 0.5 else float(min(1 / (1 + np.sqrt(most / (1 - most))), 1 - MARGIN))
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How one region is drawn through one subset: from a bin on, if `evidence` of a tumour is there at all."""
+    """How one region is drawn through one subset: from a bin on, if there is `evidence` of a tumour at all."""
 
     threshold: int
     evidence: float
 
-    def dice(self, region: Histogram, whole: Histogram) -> float:
-        """Of a patient's `region`; `whole` is the whole tumour's histogram, in which the evidence is looked for."""
-        return region.dice(self.threshold if whole.surest >= self.evidence else BINS + 1)
+    def dice(self, region: Histogram, doubt: float) -> float:
+        """Of a patient's region and doubt."""
+        return region.dice(self.threshold if doubt <= 1 - self.evidence else BINS + 1)
 
 
-def _rule(pairs: Sequence[tuple[Histogram, Histogram]]) -> Rule:
-    """Chosen on patients' (region, whole tumour)."""
-    threshold = best_threshold([region for region, _ in pairs])
-    return Rule(threshold, least_evidence([whole for _, whole in pairs]))
+def _rule(patients: Sequence[tuple[Histogram, float]]) -> Rule:
+    """Chosen on patients' (region, doubt)."""
+    return Rule(best_threshold([region for region, _ in patients]), least_evidence([doubt for _, doubt in patients]))
 
 
 T = TypeVar("T")
@@ -206,12 +199,13 @@ class Calibration:
     after: dict[str, Reliability]
 
 
-def calibrate(histograms: Histograms, patient_of: Mapping[str, str]) -> Calibration:
-    """Thresholds and curves for each subset and region; `patient_of` gives the patient of each case.
+def calibrate(histograms: Histograms, doubts: Doubts, patient_of: Mapping[str, str]) -> Calibration:
+    """Thresholds, evidence and curves for each subset; `patient_of` gives the patient of each case.
 
-    `figures` by subset and region: Dice at one half, with the chosen threshold, and with threshold and evidence chosen
-    on the other patients; calibration error before, and after with curves fitted on the others. Raises ValueError for
-    fewer than three patients.
+    Every patient is taken to have a tumour. `figures` by subset and region: Dice at one half, with the chosen threshold
+    and evidence, and with those chosen on the other patients; cases whose tumour the others' evidence would miss;
+    calibration error before, and after with curves fitted on the others. Raises ValueError for fewer than three
+    patients.
     """
     cases = sorted({case for case, _, _ in histograms})
     patients = [patient_of.get(case, case) for case in cases]
@@ -225,26 +219,24 @@ def calibrate(histograms: Histograms, patient_of: Mapping[str, str]) -> Calibrat
     pooled: dict[str, tuple[list[Histogram], list[np.ndarray]]] = {region: ([], []) for region in REGIONS}
     for name in names:
         thresholds[name], curves[name], figures[name] = {}, {}, {}
-        whole = [histograms[case, name, "WT"] for case in cases]
+        unsure = [doubts[case, name] for case in cases]
+        if least := least_evidence(unsure):
+            evidence[name] = least
         for region in REGIONS:
             group = [histograms[case, name, region] for case in cases]
-            pairs = list(zip(group, whole))
-            rule, curve = _rule(pairs), fitted_curve(group)
+            seen = list(zip(group, unsure))
+            rule, curve = _rule(seen), fitted_curve(group)
+            left_out = list(zip(seen, _left_out(seen, patients, _rule)))
             others = [curve_at_bins(one) for one in _left_out(group, patients, fitted_curve)]
-            thresholds[name][region], curves[name][region] = (
-                rule.threshold / BINS,
-                (round(curve[0], 4), round(curve[1], 4)),
-            )
-            if rule.evidence > rule.threshold / BINS and region == "WT":
-                evidence[name] = rule.evidence
+            thresholds[name][region] = rule.threshold / BINS
+            curves[name][region] = (round(curve[0], 4), round(curve[1], 4))
             pooled[region][0].extend(group)
             pooled[region][1].extend(others)
             figures[name][region] = {
                 "dice_at_half": _mean(one.dice(BINS // 2) for one in group),
-                "dice": _mean(rule.dice(*pair) for pair in pairs),
-                "dice_left_out": _mean(
-                    other.dice(*pair) for pair, other in zip(pairs, _left_out(pairs, patients, _rule))
-                ),
+                "dice": _mean(rule.dice(*one) for one in seen),
+                "dice_left_out": _mean(other.dice(*one) for one, other in left_out),
+                "missed_left_out": sum(one[1] > 1 - other.evidence for one, other in left_out),
                 "calibration_error": round(reliability(group, [PROBABILITIES] * len(group)).error, 4),
                 "calibration_error_left_out": round(reliability(group, others).error, 4),
             }

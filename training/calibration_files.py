@@ -22,26 +22,38 @@ if TYPE_CHECKING:
 HISTOGRAMS, DECISION, DIAGRAM = "histograms.npz", "decision.json", "reliability.png"
 
 
-def read_histograms(folder: Path, digest: str) -> dict[tuple[str, str, str], Histogram]:
-    """What an earlier call wrote, by (case, subset, region); ValueError if it is of other weights than `digest`."""
+def read_measured(
+    folder: Path, digest: str
+) -> tuple[dict[tuple[str, str, str], Histogram], dict[tuple[str, str], float]]:
+    """Histograms and doubts that an earlier call wrote, empty if none did.
+
+    Raises ValueError if they are of other weights than `digest`, or of an earlier version.
+    """
     path = folder / HISTOGRAMS
     if not path.is_file():
-        return {}
+        return {}, {}
     with np.load(path) as data:
         if str(data["weights_sha256"]) != digest:
             raise ValueError(f"{path} is of other weights; use another --out, or delete it")
-        if "surest" not in data:
+        if "doubts" not in data:
             raise ValueError(f"{path} was written by an earlier version; use another --out, or delete it")
         keys = [tuple(str(key).split("|")) for key in data["keys"]]
-        return {
-            (case, subset, region): Histogram(voxels, tumour, int(reference), float(surest))
-            for (case, subset, region), voxels, tumour, reference, surest in zip(
-                keys, data["voxels"], data["tumour"], data["reference"], data["surest"]
+        histograms = {
+            (case, subset, region): Histogram(voxels, tumour, int(reference))
+            for (case, subset, region), voxels, tumour, reference in zip(
+                keys, data["voxels"], data["tumour"], data["reference"]
             )
         }
+        seen = [tuple(str(key).split("|")) for key in data["seen"]]
+        return histograms, {(case, subset): float(doubt) for (case, subset), doubt in zip(seen, data["doubts"])}
 
 
-def write_histograms(folder: Path, digest: str, found: Mapping[tuple[str, str, str], Histogram]) -> None:
+def write_measured(
+    folder: Path,
+    digest: str,
+    found: Mapping[tuple[str, str, str], Histogram],
+    doubts: Mapping[tuple[str, str], float],
+) -> None:
     with replacing(folder / HISTOGRAMS) as temporary:
         np.savez_compressed(
             temporary,
@@ -50,7 +62,8 @@ def write_histograms(folder: Path, digest: str, found: Mapping[tuple[str, str, s
             voxels=np.stack([one.voxels for one in found.values()]),
             tumour=np.stack([one.tumour for one in found.values()]),
             reference=np.array([one.reference for one in found.values()]),
-            surest=np.array([one.surest for one in found.values()]),
+            seen=np.array(["|".join(key) for key in doubts]),
+            doubts=np.array(list(doubts.values())),
         )
 
 

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from MSTKDSegmentLib.accelerator import NONE, AcceleratedNetwork, choose_accelerated
 from MSTKDSegmentLib.decision import NO_DECISION, Decision
 from MSTKDSegmentLib.devices import choose_device
-from MSTKDSegmentLib.geometry import array_to_image
+from MSTKDSegmentLib.geometry import array_to_image, labels_to_native
 from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import RegionScore, region_scores
 from MSTKDSegmentLib.modalities import SUBSETS, availability, subset_name
@@ -170,7 +170,10 @@ def _native_labels(candidate: Candidate, case: PreparedCase, truth: sitk.Image) 
     for notice in prediction.notices:
         _log.warning("%s: %s", next(iter(case.volumes.values())).source, notice)
     name = subset_name(case.subset)
-    return candidate.decision.labels_to_native(prediction.probabilities, name, case.grid, truth), seconds
+    if candidate.decision.doubts(prediction.probabilities, name):
+        return np.zeros(truth.GetSize()[::-1], np.uint8), seconds
+    thresholds = candidate.decision.thresholds_of(name)
+    return labels_to_native(prediction.probabilities, case.grid, truth, thresholds=thresholds), seconds
 
 
 def _labels_path(folder: Path, case: str, subset: tuple[str, ...]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 import yaml
 from MSTKDSegmentLib.decision import Decision
 from MSTKDSegmentLib.errors import WeightsError
+from MSTKDSegmentLib.geometry import labels_to_native
 from MSTKDSegmentLib.inference import predict
 from MSTKDSegmentLib.metrics import region_dice
 from MSTKDSegmentLib.modalities import SUBSETS, subset_name
@@ -229,15 +230,16 @@ def _verify(network: MSTKDNet, bundle: Path, case: PreparedCase) -> dict[str, fl
     Raises WeightsError when they differ by more than half precision explains.
     """
     segmenter = Segmenter(bundle, "cpu")
+    # What is in doubt would be empty on both sides, and alike whatever the networks say.
+    segmenter.decision = replace(segmenter.decision, evidence={})
     agreement: dict[str, float] = {}
     for subset in TRIED_SUBSETS:
         seen = with_subset(case, subset)
         product = segmenter.segment_prepared(seen)
         reference = seen.reference_image
         prediction = predict(network, seen.image, seen.availability)
-        native = segmenter.decision.labels_to_native(
-            prediction.probabilities, subset_name(subset), seen.grid, reference
-        )
+        thresholds = segmenter.decision.thresholds_of(subset_name(subset))
+        native = labels_to_native(prediction.probabilities, seen.grid, reference, thresholds=thresholds)
         voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
         trainers = remove_small_components(native, segmenter.clean_up, voxel_ml)
         same = float(np.mean(product.labels == trainers))

@@ -43,7 +43,7 @@ def invented(
         name = subset_name(subset)
         probabilities, _ = predicted_probabilities(network, healthy, subset, device)
         labels = choose_labels(probabilities, decision.thresholds_of(name))
-        if decision.doubted_ml(probabilities, name) > 0:
+        if decision.doubts(probabilities, name):
             labels[:] = 0
         volumes = volumes_ml(remove_small_components(labels, clean_up, VOXEL_ML), VOXEL_ML)
         found.append(Invented(case, name, {region: volumes[region] for region in REGIONS}))

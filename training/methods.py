@@ -124,7 +124,6 @@ def require_comparable(methods: Sequence[Method]) -> None:
                 raise ValueError(
                     f"{first.name} and {other.name} were evaluated on different {what} "
                     f"({', '.join(sorted(mine ^ theirs)[:5])}); evaluate both on the same ones"
-                    + (", or take --common-subsets" if what == "subsets" else "")
                 )
         for key, row in first.row_of.items():
             if other.row_of[key].n_ref != row.n_ref or other.row_of[key].patient != row.patient:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from MSTKDSegmentLib.decision import MARGIN
+
 from training.scores import REGIONS
 
 
@@ -115,17 +117,23 @@ def _decision(decision: Mapping[str, Any], confidence: Mapping[str, Any]) -> lis
         "## From which probability on a region is drawn",
         "",
         f"Chosen on the {confidence['split']} split (n = {confidence['patients']} patients), as were the curves that "
-        "calibrate probabilities. Command: `python -m training calibrate`. Nothing is drawn unless half a millilitre "
-        "reaches the probability of whole tumour in the last column: half the logit of the patient that the network is "
-        "least sure of.",
+        "calibrate probabilities. Command: `python -m training calibrate`.",
         "",
-        "| sequences | WT | TC | ET | somewhere |",
-        "|---|---|---|---|---|",
     ]
     evidence = decision.get("evidence", {})
+    if evidence:
+        lines += [
+            "Nothing is drawn where the network is nowhere sure: of the voxels that are more likely tumour than not, "
+            "a tenth must reach the probability of whole tumour in the last column. It is half the logit of the patient "
+            f'of whom the network is least sure, {1 - MARGIN} at most; "-": everything is drawn.',
+            "",
+        ]
+    last = " a tenth at |" if evidence else ""
+    lines += [f"| sequences | WT | TC | ET |{last}", "|---|---|---|---|" + ("---|" if evidence else "")]
     for name, row in decision["thresholds"].items():
-        least = f"{evidence[name]:.4f}" if name in evidence else "-"
-        lines.append(f"| {name} | " + " | ".join(f"{row[r]:.2f}" for r in REGIONS) + f" | {least} |")
+        least = "" if not evidence else f" {evidence[name]:.4f} |" if name in evidence else " - |"
+        lines.append(f"| {name} | " + " | ".join(f"{row[r]:.2f}" for r in REGIONS) + f" |{least}")
+    empty = " |" if evidence else ""
     for key, words in (("before", "expected calibration error"), ("left_out", "... with the curves of the others")):
-        lines.append(f"| *{words}* | " + " | ".join(f"*{error[r][key]:.3f}*" for r in REGIONS) + " | |")
+        lines.append(f"| *{words}* | " + " | ".join(f"*{error[r][key]:.3f}*" for r in REGIONS) + f" |{empty}")
     return [*lines, ""]

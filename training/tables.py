@@ -194,14 +194,19 @@ def absent_region_table(methods: Sequence[Method], name: str = "absent_regions")
             drawn = np.array([[method.row_of[c, s, region].volume_error_ml for s in subsets] for c in absent])
             medians = np.median(drawn, axis=0).tolist()
             overall = float(np.median(medians))
-            texts = (region, str(len(absent)), method.name, *(f"{ml:.1f}" for ml in (*medians, overall)))
+            figures = (*medians, overall, float(drawn.max()))
+            texts = (region, str(len(absent)), method.name, *(f"{ml:.2f}" for ml in figures))
             body.append(tuple(map(Cell, texts)))
-            named = {s: round(ml, 3) for s, ml in zip((*subsets, "median of the subsets"), (*medians, overall))}
+            columns = (*subsets, "median of the subsets", "largest")
+            named = {column: round(ml, 3) for column, ml in zip(columns, figures)}
             records.append({"region": region, "cases": len(absent), "method": method.name, **named})
     if not body:
         return None
-    caption = "Volume in ml drawn of regions that the reference does not have: median over those cases"
-    header = (("Region", "Cases", "Method", *subsets, "median"),)
+    caption = (
+        "Volume in ml drawn of regions that the reference does not have: median over those cases, the median of these "
+        "medians over the subsets, and the largest of all"
+    )
+    header = (("Region", "Cases", "Method", *subsets, "median", "largest"),)
     return Table(name, caption, header, tuple(body), tuple(records), text_columns=3)
 
 

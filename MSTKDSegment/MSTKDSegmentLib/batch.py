@@ -222,7 +222,7 @@ def _fingerprint(one: CaseRequest, segmenter: Segmenter) -> str:
     inputs = {name: file_stamp(path) for name, path in one.inputs.sources.items()}
     truth = None if one.ground_truth is None else file_stamp(one.ground_truth)
     outputs = [path.name for path in one.outputs]
-    parts = [inputs, truth, one.reference, settings, outputs]
+    parts = [inputs, truth, one.reference, settings, outputs, segmenter.bundle.identity]
     if segmenter.accelerator != NONE:
         parts.append(segmenter.accelerator)
     text = json.dumps(parts, sort_keys=True)

@@ -5,27 +5,24 @@ of probability 0.1 may be tumour in four of ten cases. So each set of sequences 
 and its own curve from the network's probability to the share of voxels that really were tumour. Both are chosen on
 validation patients (`python -m training calibrate`) and stand in the bundle's card as `decision`.
 
-Low thresholds find oedema in brains without a tumour, too. But a network is all but certain of the middle of nearly
-every real tumour, and of next to nothing in a healthy brain: so nothing is drawn at all where it is nowhere sure.
+Low thresholds find oedema in brains without a tumour, too. But of the inside of nearly every real tumour, small or
+large, a network is far surer than of anything in a healthy brain: so nothing is drawn at all where it is nowhere sure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 import numpy as np
-import SimpleITK as sitk
 
-from .geometry import CanonicalGrid, labels_to_native
 from .modalities import SUBSETS, subset_name
 from .regions import REGION_KEYS
 
 SUBSET_NAMES = tuple(map(subset_name, SUBSETS))
-# So many voxels of the 1 mm grid (0.5 ml) must be sure, or nothing is drawn.
-EVIDENCE_VOXELS = 500
-VOXEL_ML = 1e-3
+# How sure a network is of what it found is read off the surest tenth: a share, so that a small tumour counts as much.
+SUREST_SHARE = 0.1
 # Probabilities are kept this far from 0 and 1, where their logits are infinite.
 MARGIN = 1e-4
 
@@ -37,7 +34,7 @@ class Decision:
     thresholds: a voxel belongs to the region from this probability of the network on; without, the most probable class
     is taken. calibration: slope and offset of the logistic curve on the logit of the network's probability that gives
     the share of voxels that belong to the region (Platt 1999). evidence: by name of subset alone, the probability of
-    whole tumour that `EVIDENCE_VOXELS` voxels must reach somewhere in the brain if anything is to be drawn.
+    whole tumour that the surest tenth must reach (`surest_background`) if anything is to be drawn.
     """
 
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -48,9 +45,6 @@ class Decision:
         thresholds = {name: _by_region(name, row, _threshold) for name, row in self.thresholds.items()}
         calibration = {name: _by_region(name, row, _curve) for name, row in self.calibration.items()}
         evidence = {_known_subset(name): _threshold(value) for name, value in self.evidence.items()}
-        for name, value in evidence.items():
-            if name not in thresholds or value < thresholds[name]["WT"]:
-                raise ValueError(f"the decision's evidence for {name} needs a threshold of WT that is not above it")
         object.__setattr__(self, "evidence", evidence)
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "calibration", calibration)
@@ -74,29 +68,10 @@ class Decision:
         row = self.thresholds.get(subset)
         return None if row is None else (row["WT"], row["TC"], row["ET"])
 
-    def doubted_ml(self, probabilities: np.ndarray, subset: str) -> float:
-        """Volume in ml that reaches the threshold of WT and is not drawn for want of evidence; 0 where all is drawn.
-
-        probabilities: (4, D, H, W) of background, NCR, ED and ET on a grid of 1 mm.
-        """
+    def doubts(self, probabilities: np.ndarray, subset: str) -> bool:
+        """Whether nothing is to be drawn from (4, D, H, W) of background, NCR, ED, ET: the network is nowhere sure."""
         least = self.evidence.get(subset)
-        if least is None or np.count_nonzero(probabilities[0] <= 1 - least) >= EVIDENCE_VOXELS:
-            return 0.0
-        return float(np.count_nonzero(probabilities[0] <= 1 - self.thresholds[subset]["WT"]) * VOXEL_ML)
-
-    def labels_to_native(
-        self,
-        probabilities: np.ndarray,
-        subset: str,
-        grid: CanonicalGrid,
-        reference_image: sitk.Image,
-        between: Optional[Callable[[], None]] = None,
-        matrix: Optional[np.ndarray] = None,
-    ) -> np.ndarray:
-        """`geometry.labels_to_native` by the rules of `subset`: its thresholds, and nothing where all is in doubt."""
-        if self.doubted_ml(probabilities, subset) > 0:
-            return np.zeros(reference_image.GetSize()[::-1], np.uint8)
-        return labels_to_native(probabilities, grid, reference_image, between, matrix, self.thresholds_of(subset))
+        return least is not None and surest_background(probabilities[0]) > 1 - least
 
     def calibrated(self, probabilities: np.ndarray, subset: str) -> np.ndarray:
         """The share of voxels that belong to each region, from the network's (3, ...) probabilities of WT, TC, ET.
@@ -116,6 +91,19 @@ class Decision:
 
 
 NO_DECISION = Decision()
+
+
+def surest_background(background: np.ndarray) -> float:
+    """How sure a network is of a tumour: of the voxels that are more likely tumour than not, the surest tenth.
+
+    background: probability of background. The answer is the highest of that tenth (small: sure), 1 where no voxel is
+    more likely tumour; not its complement, which float32 would round.
+    """
+    inside = background[background < 0.5]
+    if not inside.size:
+        return 1.0
+    last = max(int(np.ceil(SUREST_SHARE * inside.size)) - 1, 0)
+    return float(np.partition(inside, last)[last])
 
 
 def calibrated(probability: np.ndarray, curve: tuple[float, float]) -> np.ndarray:

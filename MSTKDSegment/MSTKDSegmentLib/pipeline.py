@@ -22,7 +22,7 @@ from .accelerator import NONE, AcceleratedNetwork, choose_accelerated
 from .brain_search import unasked
 from .decision import Decision
 from .errors import GeometryError, InputError, WeightsError
-from .geometry import CanonicalGrid, canonical_grid, to_canonical, to_native
+from .geometry import CanonicalGrid, canonical_grid, labels_to_native, to_canonical, to_native
 from .input_checks import check_ready, check_volume, together
 from .look_roles import doubtful_looks
 from .modalities import MODALITIES, availability, subset_name
@@ -113,7 +113,8 @@ class Segmentation:
 
     `region_probabilities` (3, D, H, W) float32 of WT, TC, ET, if they were asked for: calibrated on validation patients
     where the card says how, so that their borders are not those of `labels` at one half. `notices` are sentences that
-    the user must see; `seconds` by stage.
+    the user must see; `seconds` by stage. `doubted_ml`: whole tumour that would have been marked and was not, because
+    the network was nowhere sure (`Decision.evidence`); `labels` is empty then.
     """
 
     case: PreparedCase
@@ -123,6 +124,7 @@ class Segmentation:
     provenance: Mapping[str, str]
     seconds: Mapping[str, float]
     region_probabilities: np.ndarray | None = field(default=None, repr=False)
+    doubted_ml: float = 0.0
 
     @property
     def reference_image(self) -> sitk.Image:
@@ -268,13 +270,16 @@ def _from_card(bundle: Bundle, name: str, read: Callable[[Mapping[str, Any]], Ru
         raise WeightsError(f"{bundle.source}: the card's {name} is unusable ({error})") from error
 
 
-def _doubt(doubted_ml: float, subset: str) -> tuple[str, ...]:
-    """What the user is told when nothing is drawn because the network is nowhere sure."""
+def doubt_notices(doubted_ml: float, subset: str) -> tuple[str, ...]:
+    """What the user is told when nothing is marked because the network is nowhere sure, with `subset` by its name."""
     if doubted_ml == 0:
         return ()
+    sequences = subset.split("+")
+    more = "" if len(sequences) == len(MODALITIES) else "another sequence may tell; "
     return (
-        f"no tumour is marked: {doubted_ml:.1f} ml look a little like one on {subset.replace('+', ', ')}, but nowhere "
-        "as surely as in patients with a tumour; if you know of one, add a sequence, or look at the probability maps",
+        f"No tumour is marked: on {', '.join(sequences)} the network takes {doubted_ml:.1f} ml for one, but is nowhere "
+        f"as sure as it was of real tumours. A faint tumour can be missed in this way; {more}the probability maps, if "
+        "you ask for them, show what it saw.",
     )
 
 
@@ -381,11 +386,15 @@ class Segmenter:
         between()
         matrix = case.matrix(case.reference)
         subset = subset_name(case.subset)
-        labels = self.decision.labels_to_native(classes, subset, case.grid, reference, between, matrix)
-        doubted = self.decision.doubted_ml(classes, subset)
+        thresholds = self.decision.thresholds_of(subset)
+        labels = labels_to_native(classes, case.grid, reference, between, matrix, thresholds)
         between()
         voxel_ml = voxel_volume_ml(reference.GetSpacing(), reference.GetDirection())
         labels = remove_small_components(labels, self.clean_up, voxel_ml)
+        doubted_ml = 0.0
+        if self.decision.doubts(classes, subset):
+            doubted_ml = volumes_ml(labels, voxel_ml)["WT"]
+            labels = np.zeros_like(labels)
         probabilities = None
         if want_probabilities:
             native = []
@@ -399,17 +408,18 @@ class Segmenter:
             case=case,
             labels=labels,
             volumes_ml=volumes_ml(labels, voxel_ml),
-            notices=case.notices + tuple(prediction.notices) + _doubt(doubted, subset),
-            provenance=self._provenance(case, prediction),
+            notices=case.notices + tuple(prediction.notices) + doubt_notices(doubted_ml, subset),
+            provenance=self._provenance(case, prediction, doubted_ml),
             seconds={
                 **(seconds or {}),
                 "network": after_network - start,
                 "native grid and clean-up": done - after_network,
             },
             region_probabilities=probabilities,
+            doubted_ml=doubted_ml,
         )
 
-    def _provenance(self, case: PreparedCase, prediction: Prediction) -> dict[str, str]:
+    def _provenance(self, case: PreparedCase, prediction: Prediction, doubted_ml: float) -> dict[str, str]:
         import torch
 
         device, window = prediction.device, prediction.window
@@ -422,6 +432,7 @@ class Segmenter:
             "reference": case.reference,
             "device": f"{device} ({self.device.reason})" if device == self.device.name else device,
             **({"accelerator": prediction.accelerator} if prediction.accelerator else {}),
+            **({"not marked": f"{doubted_ml:.2f} ml, for want of certainty"} if doubted_ml else {}),
             "window": "whole volume" if window is None else f"{window} voxels",
             "versions": f"Python {platform.python_version()}, torch {torch.__version__}, SimpleITK "
             f"{sitk.Version_VersionString()}, numpy {np.__version__}",

@@ -190,7 +190,7 @@ def _tumour_view(case: PreparedCase, labels: np.ndarray, name: str, one: Shown) 
     heading = f"{name}, tumour"
     legend = [(item.key, item.colour) for item in LABELS]
     if box is None:
-        nothing = "No tumour was found." if not labels.any() else "The tumour found lies outside this sequence."
+        nothing = "No tumour is marked." if not labels.any() else "The tumour found lies outside this sequence."
         return View(heading, nothing, one.cuts(middle_of(one.box), (), one.box), legend)
     volumes = volumes_ml(here[box], voxel_volume_ml(one.grid.GetSpacing(), one.grid.GetDirection()))
     texts = ", ".join(f"{key} {format_ml(volumes[key])}" for key in ("WT", "TC", "ET"))

@@ -98,7 +98,7 @@ def _finding(case: OrientedCase) -> str:
     if not case.labels.any():
         with_lesion = case.ground_truth is not None and case.ground_truth.any()
         shown = "slices through the reference's lesion" if with_lesion else "central slices"
-        return f"No tumour was found; {shown} are shown."
+        return f"No tumour is marked; {shown} are shown."
     _, counts = components(case.labels > 0)
     number = int(np.count_nonzero(counts))
     largest = format_ml(counts.max() * _voxel_ml(case))

@@ -162,6 +162,7 @@ class CaseResult:
                 "accelerator": self.accelerator or None,
             },
             "volumes_ml": dict(self.segmentation.volumes_ml),
+            "doubted_ml": self.segmentation.doubted_ml,
             "diameters_mm": self._diameters(),
             "expected_dice": None if self.expected_dice is None else dict(self.expected_dice),
             "dice": None if self.dice is None else dict(self.dice),

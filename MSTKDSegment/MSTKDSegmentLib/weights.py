@@ -43,6 +43,12 @@ class Bundle:
     def sha256(self) -> str:
         return str(self.card["sha256"])
 
+    @property
+    def identity(self) -> str:
+        """Changes with the weights and with the card's rules for what is drawn from what they say."""
+        rules = [self.card.get("decision", {}), self.card.get("clean_up", {})]
+        return f"{self.sha256} {hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]}"
+
     def expected_dice(self, subset: tuple[str, ...]) -> dict[str, float] | None:
         """Mean validation Dice by region for `subset`, or None when the card does not say."""
         row = self.card["metrics"].get("subsets", {}).get("+".join(subset))

@@ -1,4 +1,5 @@
-"""Choose, on validation patients, from which probability on a region is drawn, and how sure a probability really is.
+"""Choose, on validation patients, from which probability on a region is drawn, how sure the network must be of a tumour
+if anything is to be drawn, and how sure a probability really is.
 
 Writes decision.json for `export --decision`, a reliability diagram, and what every patient gave; run it again to go on.
 """
@@ -27,8 +28,8 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, split: str) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from training.cache import load_case
-    from training.calibrate import calibrate, histograms_of
-    from training.calibration_files import read_histograms, write_calibration, write_histograms
+    from training.calibrate import calibrate, measured
+    from training.calibration_files import read_measured, write_calibration, write_measured
     from training.evaluate import Candidate
     from training.splits import part, read_patients, read_splits
 
@@ -36,17 +37,19 @@ def run(arguments: argparse.Namespace) -> None:
     candidate = Candidate.from_bundle(arguments.bundle, arguments.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     digest = candidate.sha256
-    found = read_histograms(arguments.out, digest)
+    found, doubts = read_measured(arguments.out, digest)
     for number, case in enumerate(cases, start=1):
         if not any(key[0] == case for key in found):
             images, labels = load_case(arguments.cache, case)
-            mine = histograms_of(candidate.network, images, labels, candidate.device)
+            mine, unsure = measured(candidate.network, images, labels, candidate.device)
             found |= {(case, subset, region): one for (subset, region), one in mine.items()}
-            write_histograms(arguments.out, digest, found)
+            doubts |= {(case, subset): doubt for subset, doubt in unsure.items()}
+            write_measured(arguments.out, digest, found, doubts)
         print(f"{number}/{len(cases)} {case}", flush=True)
     known = read_patients(arguments.splits)
     patient_of = {case: known.get(case, case) for case in cases}
-    calibration = calibrate({key: one for key, one in found.items() if key[0] in patient_of}, patient_of)
+    chosen_on = {key: one for key, one in found.items() if key[0] in patient_of}
+    calibration = calibrate(chosen_on, doubts, patient_of)
     path = write_calibration(
         arguments.out,
         calibration,
@@ -63,6 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{one['dice']:.3f} (left out {one['dice_left_out']:.3f})"
                 for region, one in row.items()
             )
+            + f"; nothing unless a tenth reaches {calibration.decision.evidence.get(name, 0):.4f} "
+            f"(left out: {row['WT']['missed_left_out']} missed)"
         )
     for region, one in calibration.before.items():
         print(f"{region}: calibration error {one.error:.3f}, left out {calibration.after[region].error:.3f}")

@@ -154,7 +154,7 @@ def evaluate(request: EvaluateRequest, progress: Optional[Progress] = None) -> E
 def _tasks(request: EvaluateRequest) -> list[Task]:
     items = read_worklist(request.source, request.predictions, request.output)
     _require_used(request.predictions, items)
-    bundle = "" if all(item.predictions for item in items) else read_bundle(request.weights).sha256
+    bundle = "" if all(item.predictions for item in items) else read_bundle(request.weights).identity
     if bundle and request.accelerator != NONE:
         bundle += f" {request.accelerator}"
     return [

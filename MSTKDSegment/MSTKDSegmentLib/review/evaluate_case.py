@@ -46,8 +46,8 @@ Load = Callable[[], Segmenter]
 class Task:
     """One case and how it is done.
 
-    bundle: sha256 of the weights, and accelerator, by which it is segmented; or "". prediction_convention: of the label
-    values of predictions that were given.
+    bundle: identity of the bundle, and accelerator, by which it is segmented; or "". prediction_convention: of the
+    label values of predictions that were given.
     """
 
     item: WorkItem

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..metrics import region_dice
 from ..modalities import MODALITIES, subset_name
-from ..pipeline import CancelCheck, PreparedCase, Progress, Segmentation, Segmenter
+from ..pipeline import CancelCheck, PreparedCase, Progress, Segmentation, Segmenter, doubt_notices
 from ..regions import REGION_KEYS, labels_to_regions
 
 FLIPS: tuple[tuple[int, ...], ...] = ((2,), (1,), (0,))
@@ -20,11 +20,15 @@ FLIPS: tuple[tuple[int, ...], ...] = ((2,), (1,), (0,))
 
 @dataclass(frozen=True)
 class SubsetResult:
-    """What the network found with `subset`: volumes in ml, and Dice by region against `WhatIf.against`."""
+    """What the network found with `subset`: volumes in ml, and Dice by region against `WhatIf.against`.
+
+    doubted_ml: as in `Segmentation`; nothing was marked then.
+    """
 
     subset: tuple[str, ...]
     volumes_ml: Mapping[str, float]
     dice: Mapping[str, float]
+    doubted_ml: float = 0.0
 
     @property
     def name(self) -> str:
@@ -58,6 +62,12 @@ class WhatIf:
     maps: Mapping[str, np.ndarray]
     changes: Mapping[str, Changes]
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user must see of all sequences together, and of each subset with which nothing was marked."""
+        doubts = [notice for one in self.results for notice in doubt_notices(one.doubted_ml, one.name)]
+        return tuple(dict.fromkeys([*self.full.notices, *doubts]))
+
     def without(self, sequence: str) -> Optional[SubsetResult]:
         """The result without one sequence; None where it is the only one or not present."""
         rest = tuple(name for name in self.results[-1].subset if name != sequence)
@@ -74,7 +84,13 @@ class WhatIf:
         return {
             "against": self.against,
             "subsets": [
-                {"subset": one.name, "volumes_ml": dict(one.volumes_ml), "dice": dict(one.dice)} for one in self.results
+                {
+                    "subset": one.name,
+                    "volumes_ml": dict(one.volumes_ml),
+                    "dice": dict(one.dice),
+                    "doubted_ml": one.doubted_ml,
+                }
+                for one in self.results
             ],
             "carried_by": {region: self.carried_by(region) for region in REGION_KEYS},
             "changes": {region: vars(change) for region, change in self.changes.items()},
@@ -124,7 +140,7 @@ def what_if(
 
 def _result(subset: tuple[str, ...], found: Segmentation, truth: np.ndarray, regions: Sequence[str]) -> SubsetResult:
     dice = region_dice(found.labels, truth)
-    return SubsetResult(subset, found.volumes_ml, {key: dice[key] for key in regions})
+    return SubsetResult(subset, found.volumes_ml, {key: dice[key] for key in regions}, found.doubted_ml)
 
 
 class _Steps:

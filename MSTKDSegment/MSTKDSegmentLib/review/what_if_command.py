@@ -87,7 +87,7 @@ def run_what_if(
     found = what_if(segmenter, case, labels, known, progress=_part(progress, READ_SHARE, 1.0))
     full = LabelMap(found.full.labels, case.reference_image, FULL, REGION_KEYS, "what the network found")
     compared = review({FULL: full}, truth, case.reference_image)
-    notices = tuple(dict.fromkeys([*found.full.notices, *compared.notices]))
+    notices = tuple(dict.fromkeys([*found.notices, *compared.notices]))
     outcome = WhatIfOutcome(request, found, compared, notices)
     _write(outcome, case)
     return outcome

@@ -52,7 +52,7 @@ def explore(folder: Path, tell: Tell) -> None:
         "result",
         reference=case.reference,
         measurements=measure(found.full.labels, case.reference_image),
-        notices=list(found.full.notices),
+        notices=list(found.notices),
         provenance=dict(found.full.provenance),
         seconds=dict(found.full.seconds),
         record=case.record.to_dict(),
