@@ -82,6 +82,17 @@ def test_a_patient_that_the_others_evidence_would_not_draw_counts_as_missed():
     # It is left out together with its patient's other case, of which the network is certain.
     same = calibrate(found, doubts, {"case0": "a", "case1": "b", "case2": "c", "case3": "c"})
     assert same.figures["T1"]["WT"]["missed_left_out"] == 1
+    # A patient without a tumour asks for nothing, and being unsure of it is right.
+    healthy = {
+        ("case4", name, region): of([(0.0, 10**6, 0), (0.6, 50, 0)], 0) for name in SUBSET_NAMES for region in REGIONS
+    }
+    more = calibrate(
+        found | healthy,
+        doubts | {("case4", name): 0.4 for name in SUBSET_NAMES},
+        {f"case{i}": f"p{i}" for i in range(5)},
+    )
+    assert more.decision.evidence == chosen.decision.evidence
+    assert (more.figures["T1"]["WT"]["dice"], more.figures["T1"]["WT"]["missed_left_out"]) == (1.0, 1)
     unsure = calibrate(found, doubts | {("case3", "T1"): 0.7}, {f"case{i}": f"p{i}" for i in range(4)})
     assert "T1" not in unsure.decision.evidence
     assert unsure.figures["T1"]["WT"]["dice"] == 1.0

@@ -103,20 +103,31 @@ def least_evidence(doubts: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
+class _Seen:
+    """A case through one subset: one of its regions, its doubt, and whether it has a tumour at all."""
+
+    region: Histogram
+    doubt: float
+    ill: bool
+
+
+@dataclass(frozen=True)
 class Rule:
     """How one region is drawn through one subset: from a bin on, if there is `evidence` of a tumour at all."""
 
     threshold: int
     evidence: float
 
-    def dice(self, region: Histogram, doubt: float) -> float:
-        """Of a patient's region and doubt."""
-        return region.dice(self.threshold if doubt <= 1 - self.evidence else BINS + 1)
+    def misses(self, one: _Seen) -> bool:
+        return one.doubt > 1 - self.evidence
+
+    def dice(self, one: _Seen) -> float:
+        return one.region.dice(BINS + 1 if self.misses(one) else self.threshold)
 
 
-def _rule(patients: Sequence[tuple[Histogram, float]]) -> Rule:
-    """Chosen on patients' (region, doubt)."""
-    return Rule(best_threshold([region for region, _ in patients]), least_evidence([doubt for _, doubt in patients]))
+def _rule(cases: Sequence[_Seen]) -> Rule:
+    evidence = least_evidence([one.doubt for one in cases if one.ill])
+    return Rule(best_threshold([one.region for one in cases]), evidence)
 
 
 T = TypeVar("T")
@@ -202,10 +213,9 @@ class Calibration:
 def calibrate(histograms: Histograms, doubts: Doubts, patient_of: Mapping[str, str]) -> Calibration:
     """Thresholds, evidence and curves for each subset; `patient_of` gives the patient of each case.
 
-    Every patient is taken to have a tumour. `figures` by subset and region: Dice at one half, with the chosen threshold
-    and evidence, and with those chosen on the other patients; cases whose tumour the others' evidence would miss;
-    calibration error before, and after with curves fitted on the others. Raises ValueError for fewer than three
-    patients.
+    `figures` by subset and region: Dice at one half, with the chosen threshold and evidence, and with those chosen on the
+    other patients; cases whose tumour the others' evidence would miss; calibration error before, and after with curves
+    fitted on the others. Raises ValueError for fewer than three patients.
     """
     cases = sorted({case for case, _, _ in histograms})
     patients = [patient_of.get(case, case) for case in cases]
@@ -219,24 +229,24 @@ def calibrate(histograms: Histograms, doubts: Doubts, patient_of: Mapping[str, s
     pooled: dict[str, tuple[list[Histogram], list[np.ndarray]]] = {region: ([], []) for region in REGIONS}
     for name in names:
         thresholds[name], curves[name], figures[name] = {}, {}, {}
-        unsure = [doubts[case, name] for case in cases]
-        if least := least_evidence(unsure):
-            evidence[name] = least
+        ill = [histograms[case, name, "WT"].reference > 0 for case in cases]
         for region in REGIONS:
             group = [histograms[case, name, region] for case in cases]
-            seen = list(zip(group, unsure))
+            seen = [_Seen(one, doubts[case, name], there) for one, case, there in zip(group, cases, ill)]
             rule, curve = _rule(seen), fitted_curve(group)
             left_out = list(zip(seen, _left_out(seen, patients, _rule)))
             others = [curve_at_bins(one) for one in _left_out(group, patients, fitted_curve)]
             thresholds[name][region] = rule.threshold / BINS
+            if rule.evidence:
+                evidence[name] = rule.evidence  # the same for each region
             curves[name][region] = (round(curve[0], 4), round(curve[1], 4))
             pooled[region][0].extend(group)
             pooled[region][1].extend(others)
             figures[name][region] = {
                 "dice_at_half": _mean(one.dice(BINS // 2) for one in group),
-                "dice": _mean(rule.dice(*one) for one in seen),
-                "dice_left_out": _mean(other.dice(*one) for one, other in left_out),
-                "missed_left_out": sum(one[1] > 1 - other.evidence for one, other in left_out),
+                "dice": _mean(rule.dice(one) for one in seen),
+                "dice_left_out": _mean(other.dice(one) for one, other in left_out),
+                "missed_left_out": sum(one.ill and other.misses(one) for one, other in left_out),
                 "calibration_error": round(reliability(group, [PROBABILITIES] * len(group)).error, 4),
                 "calibration_error_left_out": round(reliability(group, others).error, 4),
             }
