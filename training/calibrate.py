@@ -213,9 +213,9 @@ class Calibration:
 def calibrate(histograms: Histograms, doubts: Doubts, patient_of: Mapping[str, str]) -> Calibration:
     """Thresholds, evidence and curves for each subset; `patient_of` gives the patient of each case.
 
-    `figures` by subset and region: Dice at one half, with the chosen threshold and evidence, and with those chosen on the
-    other patients; cases whose tumour the others' evidence would miss; calibration error before, and after with curves
-    fitted on the others. Raises ValueError for fewer than three patients.
+    `figures` by subset and region: Dice at one half, with the chosen threshold and evidence, and with those chosen on
+    the other patients; cases whose tumour the others' evidence would miss; calibration error before, and after with
+    curves fitted on the others. Raises ValueError for fewer than three patients.
     """
     cases = sorted({case for case, _, _ in histograms})
     patients = [patient_of.get(case, case) for case in cases]
