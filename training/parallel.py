@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Callable, TypeVar
@@ -18,7 +19,8 @@ Result = TypeVar("Result")
 def each(work: Callable[[Item], Result], items: Sequence[Item], processes: int = 1) -> Iterator[Result]:
     """`work` of every item, in order, as soon as it is there; several processes share the cores.
 
-    On Ctrl-C the items under way (and one that waits its turn) are finished, so that no file is left half written.
+    On Ctrl-C the items under way (and one that waits its turn) are finished, so that no file is left half written. If
+    this process is killed, the others end with it.
     """
     if processes <= 1 or len(items) <= 1:
         yield from map(work, items)
@@ -37,4 +39,12 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], processes: int =
 
 def _begin(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # nobody is left to take a result
