@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from MSTKDSegmentLib.device_check import check_device
 from MSTKDSegmentLib.errors import DeviceError, MSTKDError
+from processes import alive
 
 
 def with_module(folder: Path, name: str, text: str) -> dict:
@@ -63,12 +64,9 @@ def test_what_a_launcher_has_started_goes_with_it(tmp_path):
         check_device("cpu", str(launcher), timeout=2)
     pid = int((tmp_path / "pid").read_text())
     end = time.monotonic() + 5
-    while time.monotonic() < end and Path(f"/proc/{pid}/stat").exists():
-        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":  # dead, nobody has waited for it yet
-            break
+    while time.monotonic() < end and alive(pid):
         time.sleep(0.05)
-    else:
-        assert not Path(f"/proc/{pid}").exists()
+    assert not alive(pid)
 
 
 def test_an_interpreter_that_is_not_there_is_named():

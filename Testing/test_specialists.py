@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from MSTKDSegmentLib.errors import Cancelled
 from MSTKDSegmentLib.guarded_program import FOLDER_PREFIX, without_folders
 from MSTKDSegmentLib.specialists import KEYS, Command, Specialist, SpecialistFailed, extract, installed
 from phantom import IDENTITY, OBLIQUE, blank_image, dice, ellipsoid, voxel_points
+from processes import alive
 
 posix = pytest.mark.skipif(os.name == "nt", reason="scripts with a first line that names their interpreter")
 RADII = np.array([60.0, 75.0, 55.0])  # mm: 1037 ml
@@ -172,17 +172,6 @@ def head(direction=IDENTITY, spacing=(3.0, 3.0, 3.0), extent=180.0) -> tuple[sit
 
 def left_behind(computer: Path) -> list[Path]:
     return list((computer / "tmp").iterdir())
-
-
-def alive(process: int) -> bool:
-    """Whether it runs; one that ended and that nobody has waited for yet does not."""
-    try:
-        os.kill(process, 0)
-        return not re.search(r"^State:\tZ", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:  # gone meanwhile, or no Linux
-        return not Path("/proc").is_dir()
 
 
 def wait_for(condition, seconds: float = 10.0) -> bool:

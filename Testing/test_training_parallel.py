@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import alive
 
 pytest.importorskip("monai", reason="training needs the `train` extra")
 
@@ -58,13 +59,3 @@ def test_workers_end_with_the_process_that_was_killed(tmp_path):
     while any(alive(worker) for worker in workers):
         assert time.monotonic() < until, "the workers go on"
         time.sleep(0.05)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # One that ended and that nobody has asked about yet.
-    state = Path(f"/proc/{pid}/stat")
-    return not (state.is_file() and state.read_text().rpartition(")")[2].split()[0] == "Z")

@@ -36,6 +36,7 @@ from MSTKDSegmentLib.preparation_record import Wishes
 from MSTKDSegmentLib.volumes import Volume, read_volume
 from MSTKDSegmentLib.worker import ABANDONED
 from MSTKDSegmentLib.worker_process import FOLDER_PREFIX, WorkerRun, segment_in_worker
+from processes import alive
 
 LIBRARY_PARENT = Path(__file__).resolve().parents[1] / "MSTKDSegment"
 # The worker as it is, after something was changed in its process.
@@ -69,17 +70,6 @@ def volumes(case_files):
 @pytest.fixture
 def request_(volumes, random_bundle):
     return Request(volumes, "cpu", None, str(random_bundle))
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    try:  # a zombie that nobody has waited for is no process any more
-        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir()
 
 
 def within(seconds: float, condition) -> bool:
@@ -276,7 +266,7 @@ network.MSTKDNet.forward = forward
         assert run.running
         before = time.monotonic()
     assert time.monotonic() - before < 10  # of sixty; on a loaded machine two are not enough
-    assert is_gone(pid)
+    assert not alive(pid)
     assert list(temporary.glob(f"{FOLDER_PREFIX}*")) == []
 
 
@@ -318,7 +308,7 @@ def test_a_child_that_does_not_listen_is_killed(request_, temporary):
         pid = run._process.pid
         before = time.monotonic()
     assert time.monotonic() - before < 10
-    assert is_gone(pid)
+    assert not alive(pid)
 
 
 def test_the_child_goes_when_its_parent_dies(request_, tmp_path):
@@ -352,7 +342,7 @@ time.sleep(60)
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     pid, folder = done.stdout.split()
-    assert within(20, lambda: is_gone(int(pid)))
+    assert within(20, lambda: not alive(int(pid)))
     assert Path(folder).parent == tmp_path
     assert not Path(folder).exists()  # a patient's volumes
 

@@ -31,6 +31,8 @@ LEAST_COUNTED = 2
 TRIED = range(int(0.2 * BINS), int(0.7 * BINS) + 1)
 # Of thresholds whose mean Dice differs by less than this the one nearest to one half is taken.
 WORTH = 0.002
+# A bin that no voxel reaches.
+NOTHING = BINS + 1
 RELIABILITY_BINS = 10
 
 
@@ -102,32 +104,9 @@ def least_evidence(doubts: Sequence[float]) -> float:
     return 0.0 if most >= 0.5 else float(min(1 / (1 + np.sqrt(most / (1 - most))), 1 - MARGIN))
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A case through one subset: one of its regions, its doubt, and whether it has a tumour at all."""
-
-    region: Histogram
-    doubt: float
-    ill: bool
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one region is drawn through one subset: from a bin on, if there is `evidence` of a tumour at all."""
-
-    threshold: int
-    evidence: float
-
-    def misses(self, one: _Seen) -> bool:
-        return one.doubt > 1 - self.evidence
-
-    def dice(self, one: _Seen) -> float:
-        return one.region.dice(BINS + 1 if self.misses(one) else self.threshold)
-
-
-def _rule(cases: Sequence[_Seen]) -> Rule:
-    evidence = least_evidence([one.doubt for one in cases if one.ill])
-    return Rule(best_threshold([one.region for one in cases]), evidence)
+def _asked_for(cases: Sequence[tuple[float, bool]]) -> float:
+    """`least_evidence` of those that have a tumour: (doubt, whether they have one)."""
+    return least_evidence([doubt for doubt, ill in cases if ill])
 
 
 T = TypeVar("T")
@@ -229,24 +208,32 @@ def calibrate(histograms: Histograms, doubts: Doubts, patient_of: Mapping[str, s
     pooled: dict[str, tuple[list[Histogram], list[np.ndarray]]] = {region: ([], []) for region in REGIONS}
     for name in names:
         thresholds[name], curves[name], figures[name] = {}, {}, {}
+        unsure = [doubts[case, name] for case in cases]
         ill = [histograms[case, name, "WT"].reference > 0 for case in cases]
+        seen = list(zip(unsure, ill))
+        least, others_least = _asked_for(seen), _left_out(seen, patients, _asked_for)
+        if least:
+            evidence[name] = least
+        drawn = [doubt <= 1 - least for doubt in unsure]
+        drawn_left_out = [doubt <= 1 - other for doubt, other in zip(unsure, others_least)]
+        missed = sum(there and not found for there, found in zip(ill, drawn_left_out))
         for region in REGIONS:
             group = [histograms[case, name, region] for case in cases]
-            seen = [_Seen(one, doubts[case, name], there) for one, case, there in zip(group, cases, ill)]
-            rule, curve = _rule(seen), fitted_curve(group)
-            left_out = list(zip(seen, _left_out(seen, patients, _rule)))
+            chosen, curve = best_threshold(group), fitted_curve(group)
+            others_chosen = _left_out(group, patients, best_threshold)
             others = [curve_at_bins(one) for one in _left_out(group, patients, fitted_curve)]
-            thresholds[name][region] = rule.threshold / BINS
-            if rule.evidence:
-                evidence[name] = rule.evidence  # the same for each region
+            thresholds[name][region] = chosen / BINS
             curves[name][region] = (round(curve[0], 4), round(curve[1], 4))
             pooled[region][0].extend(group)
             pooled[region][1].extend(others)
             figures[name][region] = {
                 "dice_at_half": _mean(one.dice(BINS // 2) for one in group),
-                "dice": _mean(rule.dice(one) for one in seen),
-                "dice_left_out": _mean(other.dice(one) for one, other in left_out),
-                "missed_left_out": sum(one.ill and other.misses(one) for one, other in left_out),
+                "dice": _mean(one.dice(chosen if there else NOTHING) for one, there in zip(group, drawn)),
+                "dice_left_out": _mean(
+                    one.dice(threshold if there else NOTHING)
+                    for one, threshold, there in zip(group, others_chosen, drawn_left_out)
+                ),
+                "missed_left_out": missed,
                 "calibration_error": round(reliability(group, [PROBABILITIES] * len(group)).error, 4),
                 "calibration_error_left_out": round(reliability(group, others).error, 4),
             }

@@ -128,12 +128,14 @@ def _decision(decision: Mapping[str, Any], confidence: Mapping[str, Any]) -> lis
             f'patient of whom the network is least sure, {1 - MARGIN} at most; "-": everything is drawn.',
             "",
         ]
-    last = " a tenth at |" if evidence else ""
-    lines += [f"| sequences | WT | TC | ET |{last}", "|---|---|---|---|" + ("---|" if evidence else "")]
-    for name, row in decision["thresholds"].items():
-        least = "" if not evidence else f" {evidence[name]:.4f} |" if name in evidence else " - |"
-        lines.append(f"| {name} | " + " | ".join(f"{row[r]:.2f}" for r in REGIONS) + f" |{least}")
-    empty = " |" if evidence else ""
+
+    def row(name: str, figures: list[str], last: str) -> str:
+        return "| " + " | ".join([name, *figures, *([last] if evidence else [])]) + " |"
+
+    lines += [row("sequences", list(REGIONS), "a tenth at"), "|---" * (5 if evidence else 4) + "|"]
+    for name, chosen in decision["thresholds"].items():
+        least = f"{evidence[name]:.4f}" if name in evidence else "-"
+        lines.append(row(name, [f"{chosen[r]:.2f}" for r in REGIONS], least))
     for key, words in (("before", "expected calibration error"), ("left_out", "... with the curves of the others")):
-        lines.append(f"| *{words}* | " + " | ".join(f"*{error[r][key]:.3f}*" for r in REGIONS) + f" |{empty}")
+        lines.append(row(f"*{words}*", [f"*{error[r][key]:.3f}*" for r in REGIONS], ""))
     return [*lines, ""]
