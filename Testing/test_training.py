@@ -135,6 +135,38 @@ def test_terms_without_a_weight_are_not_computed_and_the_ramp_spares_the_segment
     assert figures["loss"] == pytest.approx(figures["term/segmentation"] + distilled / 4, rel=1e-4)
 
 
+def with_sequences(item, *counts):
+    availability = torch.zeros(len(counts), 4)
+    for row, count in zip(availability, counts):
+        row[:count] = 1
+    return {**item, "availability": availability}
+
+
+def test_the_teacher_teaches_only_where_enough_sequences_are_missing(cases, teacher):
+    taught = with_teacher("frozen", teacher, least_missing=2)
+    item = with_sequences(tiny.batch(cases, 0, 1, 2), 4, 2, 3)
+    figures = Trainer(taught).train_step(item)
+    # The one sample of three that misses two sequences, by itself.
+    alone = Trainer(taught).train_step({name: value[1:2] for name, value in item.items()})
+    names = [name for name in losses.TERMS if name != "segmentation"]
+    for name in names:
+        assert figures[f"term/{name}"] == pytest.approx(alone[f"term/{name}"], rel=1e-3), name
+    weights = losses.term_weights(taught.distillation)
+    distilled = sum(weights[name] * alone[f"term/{name}"] for name in names)
+    assert figures["loss"] == pytest.approx(figures["term/segmentation"] + distilled / 3, rel=1e-3)
+
+
+def test_where_too_few_are_missing_only_the_labels_teach(cases, teacher):
+    trainer = Trainer(with_teacher("frozen", teacher, least_missing=2))
+    item = with_sequences(tiny.batch(cases, 0, 1), 4, 3)
+    figures = trainer.train_step(item)
+    assert figures["loss"] == pytest.approx(figures["term/segmentation"], rel=1e-6)
+    without = Trainer(tiny.changed())
+    without.train_step(item)
+    for (name, mine), theirs in zip(trainer.network.named_parameters(), without.network.parameters()):
+        assert torch.allclose(mine.grad, theirs.grad, atol=1e-6), name
+
+
 def test_a_frozen_teacher_is_its_file_and_stays_as_it_was(cases, teacher):
     trainer = Trainer(with_teacher("frozen", teacher))
     trainer.train_step(tiny.batch(cases, 0))

@@ -80,6 +80,8 @@ def test_the_run_without_a_teacher_differs_in_the_teacher_alone():
         ("log_every: 0\n", "log_every: Input should be greater than or equal to 1"),
         ("augmentation: {noise: 3}\n", "augmentation.noise: Input should be less than or equal to 1"),
         ("distillation: {tau: 0}\n", "distillation.tau: Input should be greater than 0"),
+        ("teacher: {mode: joint}\ndistillation: {least_missing: 1}\n", "a joint teacher learns from every sample"),
+        ("distillation: {least_missing: 4}\n", "least_missing: Input should be less than or equal to 3"),
         ("preset: segresnet\ngradient_checkpointing: true\n", "has no gradient checkpointing"),
     ],
 )

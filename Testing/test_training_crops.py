@@ -149,6 +149,41 @@ def test_flips_are_along_the_chosen_axes_only(axes):
     assert np.array_equal(cut["label"], np.flip(labels, axes))
 
 
+def only(**values):
+    off = dict.fromkeys(AugmentationConfig.__dataclass_fields__, 0.0)
+    return Augmentation(AugmentationConfig(**{**off, "flip_axes": (2,), **values}))
+
+
+def test_the_histogram_is_bent_by_a_rising_curve_for_each_sequence():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, 12, 12, 12)).astype(np.float32)
+    images[:, :2] = 0  # outside the brain
+    labels = rng.integers(0, 4, (12, 12, 12)).astype(np.uint8)
+    cut = only(histogram=1.0)(images, labels, (6, 6, 6), (12, 12, 12), seed=5)
+    assert np.array_equal(cut["label"], labels)
+    changes = []
+    for before, after in zip(images, cut["image"].numpy()):
+        assert not after[:2].any()
+        order = np.argsort(before[2:].ravel())
+        assert (np.diff(after[2:].ravel()[order]) >= -1e-5).all()
+        changes.append(np.abs(after - before).max())
+    assert min(changes) > 0.05
+    assert len({round(float(change), 4) for change in changes}) == 4
+
+
+def test_shearing_moves_image_and_label_together_and_keeps_the_middle():
+    labels = np.zeros((32, 32, 32), np.uint8)
+    labels[4:28, 10:22, 10:22] = 2
+    images = np.repeat(labels[None].astype(np.float32), 4, axis=0)
+    cut = only(affine=1.0, shear=0.3)(images, labels, (16, 16, 16), (32, 32, 32), seed=2)
+    image, label = cut["image"].numpy()[0], cut["label"].numpy()
+    assert ((image > 1) == (label == 2)).mean() > 0.99
+    # Slices far from the middle have moved sideways, the one in the middle has not.
+    middles = [np.argwhere(label[z] == 2).mean(axis=0) for z in (8, 16, 24)]
+    assert np.abs(middles[1] - 15.5).max() < 1
+    assert np.abs(middles[0] - middles[2]).max() > 1
+
+
 def test_the_cavity_is_background_ignored_or_a_class():
     labels = torch.tensor([0, 1, 2, 3, 4])
     assert trained_labels(labels, "background").tolist() == [0, 1, 2, 3, 0]

@@ -1,4 +1,4 @@
-"""Augmentation with MONAI: flips, rotation and scaling, intensity shift and scale, gamma, bias field, noise, blur."""
+"""Augmentation with MONAI: flips, affine maps, intensity curves, shift and scale, gamma, bias field, noise, blur."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ class Augmentation:
         self.config = config
         c, image = config, ["image"]
         angle = float(np.deg2rad(c.rotate_degrees))
+        # Left out where they are off: every transform draws, and runs without these two keep their crops.
+        curve = [mt.RandHistogramShiftd(image, prob=c.histogram, num_control_points=(4, 10))] if c.histogram else []
+        shear = (c.shear,) * 6 if c.shear else None
         self.intensity = mt.Compose(
             [
+                *curve,
                 # Gamma and the bias field want positive values; z-scores are shifted to start at 0 and back.
                 mt.RandAdjustContrastd(image, prob=c.gamma, gamma=(0.7, 1.5)),
                 mt.RandBiasFieldd(image, prob=c.bias_field, degree=3, coeff_range=(0.0, 0.1)),
@@ -51,6 +55,7 @@ class Augmentation:
             prob=1.0,
             rotate_range=(angle,) * 3,
             scale_range=(c.scale,) * 3,
+            shear_range=shear,
             mode=("bilinear", "nearest"),
             padding_mode="zeros",
         )

@@ -109,6 +109,7 @@ class AugmentationConfig:
 
     flip: of each of `flip_axes` (0 feet to head, 1 front to back, 2 left to right). Upside down no brain is scanned:
     where crops hold the whole of it, [2] leaves the network its knowledge of where things are.
+    shear: largest tangent of the affine map's. histogram: a random monotone curve through the intensities.
     carve_mix: probability of pasting another patient's lesion (CarveMix, Zhang et al. 2023), for small cohorts.
     """
 
@@ -117,6 +118,8 @@ class AugmentationConfig:
     affine: Share = 0.4
     rotate_degrees: Factor = 20.0
     scale: Factor = 0.15
+    shear: Factor = 0.0
+    histogram: Share = 0.0
     shift_scale: Share = 0.5
     gamma: Share = 0.2
     bias_field: Share = 0.1
@@ -156,7 +159,8 @@ class DistillationConfig:
     below a thousandth or above the segmentation loss at the start (`training/README.md` shows the shares). A factor of
     0 switches a term off, and it is not computed. All but lambda_4 grow from 0 over `ramp_steps`; from `until_step` on
     (0: never) the student learns from the labels alone, so that Dice has the last word: the logit terms ask for honest
-    probabilities, which stay below one half where a sequence that shows a region is missing.
+    probabilities, which stay below one half where a sequence that shows a region is missing. The teacher teaches those
+    samples alone in which at least `least_missing` sequences are missing.
     """
 
     lambda_1: Factor = 1.0  # MS-TKD
@@ -173,6 +177,7 @@ class DistillationConfig:
     discriminator_learning_rate: Positive = 1e-4
     ramp_steps: Steps = 0
     until_step: Steps = 0
+    least_missing: Annotated[int, Field(ge=0, le=3)] = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -214,6 +219,8 @@ class TrainingConfig:
             raise ValueError(
                 f"preset {self.preset} is a baseline: it has no features to distil, set teacher.mode: none"
             )
+        if self.teacher.mode == "joint" and self.distillation.least_missing:
+            raise ValueError("a joint teacher learns from every sample: set distillation.least_missing: 0")
         sizes = {self.preset, self.teacher.preset or self.preset}
         if len(sizes) > 1 and "paper" in sizes:
             raise ValueError(f"a teacher of preset {self.teacher.preset} cannot teach {self.preset}, the necks differ")

@@ -179,11 +179,16 @@ class Trainer:
                 total, weighted = losses.weighted_total(terms, {"segmentation": self._weight_alone})
                 return total, _detached(terms), _detached(weighted), None
             student = self.parallel(incomplete, mask, True)
-            teacher = self._teacher_features(image)
-        terms = self._terms(student, teacher, labels)
-        weights = self._ramped_weights()
+            taught = self._taught(batch["availability"])
+            # Where there is nothing to teach, the terms are computed with weight 0: every process has the same terms.
+            samples = taught or list(range(len(image)))
+            teacher = self._teacher_features(_only(image, samples))
+        terms = self._terms(student, teacher, labels, samples)
+        weights = self._ramped_weights(len(taught) / len(image))
         total, weighted = losses.weighted_total(terms, weights)
-        fused = (teacher.f_fused.detach(), student.f_fused.detach()) if self.discriminator is not None else None
+        fused = None
+        if self.discriminator is not None:
+            fused = (teacher.f_fused.detach(), _only(student.f_fused, samples).detach())
         return total, _detached(terms), _detached(weighted), fused
 
     @property
@@ -194,10 +199,17 @@ class Trainer:
         share = 1 - self.config.teacher.teacher_share if self._teacher_learns else 1.0
         return share * self.weights["segmentation"]
 
-    def _ramped_weights(self) -> dict[str, float]:
+    def _taught(self, availability: Tensor) -> list[int]:
+        """The samples that the teacher teaches, of which enough sequences are missing."""
+        missing = (availability == 0).sum(dim=1).tolist()
+        return [i for i, count in enumerate(missing) if count >= self.config.distillation.least_missing]
+
+    def _ramped_weights(self, share_taught: float) -> dict[str, float]:
+        """`share_taught` of the batch makes the terms of distillation means over all samples, taught or not."""
         steps = self.config.distillation.ramp_steps
         ramp = min(1.0, (self.step + 1) / steps) if steps else 1.0
-        return {name: value * (1.0 if name == "segmentation" else ramp) for name, value in self.weights.items()}
+        distilled = ramp * share_taught
+        return {name: value * (1.0 if name == "segmentation" else distilled) for name, value in self.weights.items()}
 
     def _teacher_features(self, image: Tensor) -> Features:
         complete = torch.ones(image.shape[0], image.shape[1], device=self.device)
@@ -207,11 +219,12 @@ class Trainer:
         with torch.no_grad():
             return cast(nn.Module, self.teacher)(image, complete, True)
 
-    def _terms(self, student: Features, teacher: Features, labels: Tensor) -> dict[str, Tensor]:
-        """The terms that have a weight, in the order of `losses.TERMS`."""
+    def _terms(self, everything: Features, teacher: Features, labels: Tensor, samples: list[int]) -> dict[str, Tensor]:
+        """The terms that have a weight, in the order of `losses.TERMS`: `teacher` has seen `samples` of the batch."""
         settings = self.config.distillation
+        student = Features(*(_only(feature, samples) for feature in everything))
         compute = {
-            "segmentation": lambda: self._segmentation(student, teacher, labels),
+            "segmentation": lambda: self._segmentation(everything, teacher, labels),
             "evd": lambda: losses.evd_loss(student.attentions, teacher.attentions),
             "mst": lambda: losses.mst_loss(student.tokens, teacher.tokens),
             "logit_mse": lambda: losses.logit_mse(student.logits, teacher.logits),
@@ -345,6 +358,13 @@ class Trainer:
 def _settings(part: Any) -> list[dict[str, Any]]:
     """What an optimiser was told, group by group, without its parameters."""
     return [{k: v for k, v in group.items() if k != "params"} for group in getattr(part, "param_groups", ())]
+
+
+def _only(feature: Any, samples: list[int]) -> Any:
+    """A tensor's (or each tensor's) samples of these numbers, which go up; itself where they are all it has."""
+    if isinstance(feature, tuple):
+        return tuple(_only(part, samples) for part in feature)
+    return feature if len(samples) == len(feature) else feature[samples]
 
 
 def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
