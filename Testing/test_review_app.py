@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import time
@@ -175,6 +176,33 @@ def test_the_token_is_compared_in_constant_time(monkeypatch):
     assert security.same("right", "right") is True
     assert asked == [(b"x", b"right"), (b"right", b"right")]
     assert security.same(None, "right") is False
+
+
+def test_a_secret_that_begins_like_an_option_starts_the_server_too(monkeypatch):
+    pytest.importorskip("aiohttp", reason="the extra `review` is not installed")
+    trame_arguments = pytest.importorskip("wslink.server", reason="the extra `review` is not installed").add_arguments
+    from MSTKDSegmentLib.review_app import server
+
+    heard = []
+
+    def start(**_):
+        parser = argparse.ArgumentParser()
+        trame_arguments(parser)
+        heard.append(parser.parse_args(sys.argv[1:]).authKey)
+
+    events = {f"on_{name}": set() for name in ("server_bind", "server_ready", "client_connected", "client_exited")}
+    app = SimpleNamespace(ctrl=SimpleNamespace(**events), server=SimpleNamespace(start=start), runs=Closing())
+    monkeypatch.setattr(server.secrets, "token_urlsafe", lambda _: "-x-like--an-option")
+    server.serve(app, server.Address("127.0.0.1", 0, None))
+    assert heard == ["-x-like--an-option"]
+    assert app.runs.closed
+
+
+class Closing:
+    closed = False
+
+    def close(self):
+        self.closed = True
 
 
 def test_only_this_computer_goes_without_a_token():

@@ -67,7 +67,8 @@ def serve(app: ReviewApp, address: Address) -> None:
     app.ctrl.on_client_connected.add(lambda **_: app.judging.page_opened())
     app.ctrl.on_client_exited.add(lambda **_: app.judging.page_closed())
     try:
-        with _own_arguments(["--authKey", secret]):
+        # In one word: a secret may begin with a hyphen, which by itself would be an option.
+        with _own_arguments([f"--authKey={secret}"]):
             app.server.start(
                 host=address.host.strip("[]"), port=address.port, timeout=0, open_browser=False,
                 show_connection_info=False,
