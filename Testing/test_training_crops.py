@@ -121,15 +121,14 @@ def test_mixed_crops_say_so_and_can_be_switched_off(cases):
     assert all("lesion" not in tiny.dataset(cases)[i]["case"] for i in range(4))
 
 
+def only(**values):
+    """The transforms named, with these values, and no other."""
+    off = dict.fromkeys(AugmentationConfig.__dataclass_fields__, 0.0)
+    return Augmentation(AugmentationConfig(**{**off, "flip_axes": (2,), **values}))
+
+
 def test_augmentation_off_gives_the_voxels_as_they_are(cases):
-    names = [
-        name for name in AugmentationConfig.__dataclass_fields__ if name not in ("rotate_degrees", "scale", "flip_axes")
-    ]
-    config = replace(
-        tiny.TINY,
-        augmentation=AugmentationConfig(**dict.fromkeys(names, 0.0)),
-        sampling=SamplingConfig(workers=0),
-    )
+    config = replace(tiny.TINY, augmentation=only().config, sampling=SamplingConfig(workers=0))
     images, labels = cases[0]
     item = next(item for item in (tiny.dataset(cases, config)[i] for i in range(20)) if item["case"] == "Case_1")
     # A phantom of 28 x 32 x 30 fits into the crop, so it lies in its middle.
@@ -140,18 +139,12 @@ def test_augmentation_off_gives_the_voxels_as_they_are(cases):
 
 @pytest.mark.parametrize("axes", [(2,), (0, 1)])
 def test_flips_are_along_the_chosen_axes_only(axes):
-    names = ("affine", "shift_scale", "gamma", "bias_field", "noise", "blur", "low_resolution", "carve_mix")
-    augmentation = Augmentation(AugmentationConfig(flip=1.0, flip_axes=axes, **dict.fromkeys(names, 0.0)))
+    augmentation = only(flip=1.0, flip_axes=axes)
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 8)).astype(np.float16)
     labels = np.random.default_rng(1).integers(0, 4, (8, 8, 8)).astype(np.uint8)
     cut = augmentation(images, labels, (4, 4, 4), (8, 8, 8), seed=3)
     assert np.allclose(cut["image"], np.flip(images, [axis + 1 for axis in axes]), atol=1e-5)
     assert np.array_equal(cut["label"], np.flip(labels, axes))
-
-
-def only(**values):
-    off = dict.fromkeys(AugmentationConfig.__dataclass_fields__, 0.0)
-    return Augmentation(AugmentationConfig(**{**off, "flip_axes": (2,), **values}))
 
 
 def test_the_histogram_is_bent_by_a_rising_curve_for_each_sequence():

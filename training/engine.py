@@ -178,17 +178,16 @@ class Trainer:
                 terms = {"segmentation": losses.segmentation_loss(logits, labels)}
                 total, weighted = losses.weighted_total(terms, {"segmentation": self._weight_alone})
                 return total, _detached(terms), _detached(weighted), None
-            student = self.parallel(incomplete, mask, True)
+            everything = self.parallel(incomplete, mask, True)
             taught = self._taught(batch["availability"])
             # Where there is nothing to teach, the terms are computed with weight 0: every process has the same terms.
             samples = taught or list(range(len(image)))
             teacher = self._teacher_features(_only(image, samples))
-        terms = self._terms(student, teacher, labels, samples)
+        student = Features(*(_only(feature, samples) for feature in everything))
+        terms = self._terms(everything.logits, student, teacher, labels)
         weights = self._ramped_weights(len(taught) / len(image))
         total, weighted = losses.weighted_total(terms, weights)
-        fused = None
-        if self.discriminator is not None:
-            fused = (teacher.f_fused.detach(), _only(student.f_fused, samples).detach())
+        fused = (teacher.f_fused.detach(), student.f_fused.detach()) if self.discriminator is not None else None
         return total, _detached(terms), _detached(weighted), fused
 
     @property
@@ -219,12 +218,14 @@ class Trainer:
         with torch.no_grad():
             return cast(nn.Module, self.teacher)(image, complete, True)
 
-    def _terms(self, everything: Features, teacher: Features, labels: Tensor, samples: list[int]) -> dict[str, Tensor]:
-        """The terms that have a weight, in the order of `losses.TERMS`: `teacher` has seen `samples` of the batch."""
+    def _terms(self, logits: Tensor, student: Features, teacher: Features, labels: Tensor) -> dict[str, Tensor]:
+        """The terms that have a weight, in the order of `losses.TERMS`.
+
+        logits, labels: of the whole batch; student, teacher: of the samples that are taught.
+        """
         settings = self.config.distillation
-        student = Features(*(_only(feature, samples) for feature in everything))
         compute = {
-            "segmentation": lambda: self._segmentation(everything, teacher, labels),
+            "segmentation": lambda: self._segmentation(logits, teacher, labels),
             "evd": lambda: losses.evd_loss(student.attentions, teacher.attentions),
             "mst": lambda: losses.mst_loss(student.tokens, teacher.tokens),
             "logit_mse": lambda: losses.logit_mse(student.logits, teacher.logits),
@@ -236,8 +237,8 @@ class Trainer:
         }
         return {name: compute[name]() for name in self.wanted}
 
-    def _segmentation(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
-        mine = losses.segmentation_loss(student.logits, labels)
+    def _segmentation(self, logits: Tensor, teacher: Features, labels: Tensor) -> Tensor:
+        mine = losses.segmentation_loss(logits, labels)
         if not self._teacher_learns:
             return mine
         share = self.config.teacher.teacher_share
