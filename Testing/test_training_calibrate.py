@@ -276,6 +276,30 @@ def test_rules_are_part_of_what_a_result_was_made_with(tiny_run, tmp_path):
     assert plain.sha256 == ruled.sha256
 
 
+def test_calibrations_of_the_same_patients_are_compared(tmp_path, capsys):
+    def folder(name, cases, *dice):
+        figures = {
+            subset: {region: {"dice": one, "dice_left_out": one - 0.1} for region in REGIONS}
+            for subset, one in zip(("T1", "FLAIR"), dice)
+        }
+        path = tmp_path / name
+        path.mkdir()
+        (path / "decision.json").write_text(json.dumps({"split": "val", "cases": cases, "figures": figures}))
+        return f"{name}={path}"
+
+    old, new = folder("old", ["a", "b"], 0.5, 0.75), folder("new", ["b", "a"], 0.75, 0.875)
+    assert main(["compare", old, new, "--sets", "FLAIR"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == "Dice WT / TC / ET, val, n = 2"
+    assert table[2] == "| | mean | FLAIR |"
+    assert table[4] == "| old | 0.625 / 0.625 / 0.625 (0.525 / 0.525 / 0.525) | 0.750 / 0.750 / 0.750 |"
+    assert table[5].startswith("| new | 0.812 / 0.812 / 0.812 (0.713 / 0.713 / 0.713)")
+    assert main(["compare", old, new]) == 1
+    assert "no figures of 'T1+T1Gd+T2+FLAIR'" in capsys.readouterr().err
+    assert main(["compare", old, folder("other", ["c"], 0.5, 0.5), "--sets", "T1"]) == 1
+    assert "other and old were calibrated on different patients" in capsys.readouterr().err
+
+
 def test_measurements_of_an_earlier_version_are_refused(tmp_path):
     np.savez(tmp_path / "histograms.npz", weights_sha256="a", keys=np.array(["c|T1|WT"]))
     with pytest.raises(ValueError, match="earlier version"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("monai", reason="training needs the `train` extra")
 
 from MSTKDSegmentLib.decision import NO_DECISION, Decision  # noqa: E402
+from MSTKDSegmentLib.errors import InputError  # noqa: E402
 from MSTKDSegmentLib.regions import CleanUp  # noqa: E402
 
-from training.healthy import Invented, invented, summary_of  # noqa: E402
+from training.healthy import Invented, invented, invented_in_real, real_volumes, summary_of  # noqa: E402
 from training.mirror import mirrored, symmetry_plane, without_tumour  # noqa: E402
 
 
@@ -46,6 +49,39 @@ def test_a_tumour_in_one_half_is_replaced_by_the_other_half():
     labels[10:14, 12:18, 8:12] = 2
     assert without_tumour(ill, labels) is None
     assert without_tumour(ill, np.zeros_like(labels)) is None
+
+
+def test_the_place_alone_can_be_replaced_and_the_halves_stay_different():
+    images = np.stack([brain()] * 4)
+    images[:, 12, 5, 13] += 5.0  # something that the ill half does not have
+    images[:, 12, 5, 19] += 5.0  # and something of its own, far from the tumour
+    labels = np.zeros(images.shape[1:], np.uint8)
+    labels[11:13, 19:21, 22:24] = 2
+    ill = images.copy()
+    ill[:, labels > 0] = 9.0
+    healed = without_tumour(ill, labels, place_only=True)
+    assert healed is not None
+    assert np.allclose(healed, images)
+    whole = without_tumour(ill, labels)
+    assert whole is not None
+    assert not np.allclose(whole, images)
+    assert ill[0, 11, 19, 22] == 9.0  # the input is left as it was
+
+
+def test_intensities_go_over_smoothly_around_a_replaced_place():
+    images = np.stack([brain()] * 4)
+    ill = images.copy()
+    right = np.arange(images.shape[3]) > 17
+    ill[:, (images[0] != 0) & right] += 1.0  # the ill half is brighter as a whole
+    labels = np.zeros(images.shape[1:], np.uint8)
+    labels[12, 15, 23] = 2
+    healed = without_tumour(ill, labels, place_only=True)
+    assert healed is not None
+    added = (healed - images)[0, 12, 15, 18:29]
+    assert added[5] == pytest.approx(0, abs=1e-6)
+    assert added[2:9] == pytest.approx(np.zeros(7), abs=1e-6)  # MARGIN_VOXELS on both sides
+    assert added[9] == pytest.approx(1 / 11, abs=1e-6)  # one of the eleven columns that are averaged is the own one
+    assert (healed[images == 0] == 0).all()
 
 
 class Sure(torch.nn.Module):
@@ -85,3 +121,32 @@ def test_the_summary_is_by_subset_and_region():
         "share_with_nothing": pytest.approx(1 / 3, abs=1e-3),
     }
     assert table["T1"]["ET"]["share_with_nothing"] == 1.0
+
+
+def test_real_volumes_are_named_by_their_sequence(tmp_path):
+    file = tmp_path / "brain=1.nii.gz"
+    file.write_bytes(b"")
+    assert real_volumes([f"T1={file}"]) == [("T1", file)]
+    with pytest.raises(InputError, match="T1, T1Gd, T2, FLAIR"):
+        real_volumes([f"PD={file}"])
+    with pytest.raises(InputError, match="SEQUENCE=FILE"):
+        real_volumes(["T1"])
+    with pytest.raises(InputError, match=r"no file .*other\.nii"):
+        real_volumes([f"T1={tmp_path / 'other.nii'}"])
+
+
+def test_a_real_volume_is_segmented_alone_and_what_is_left_out_is_counted_too(tmp_path):
+    asked = []
+
+    def segment(sources):
+        asked.append(sources)
+        return SimpleNamespace(volumes_ml={"WT": 0.0, "TC": 0.0, "ET": 0.0, "ED": 0.0}, doubted_ml=17.0)
+
+    found = invented_in_real(SimpleNamespace(segment=segment), "T1", tmp_path / "mni.nii.gz")
+    assert asked == [{"T1": tmp_path / "mni.nii.gz"}]
+    assert found == {
+        "file": "mni.nii.gz",
+        "sequence": "T1",
+        "volumes_ml": {"WT": 0.0, "TC": 0.0, "ET": 0.0},
+        "doubted_ml": 17.0,
+    }

@@ -12,8 +12,8 @@ from MSTKDSegmentLib.errors import MSTKDError
 
 # In the order in which they are used; each is a module of training.commands.
 COMMANDS = (
-    "check", "split", "prepare", "train", "calibrate", "evaluate", "tables", "panel", "ablate", "export", "card",
-    "healthy", "bench", "brain", "template", "clinical", "raw", "appearance",
+    "check", "split", "prepare", "train", "calibrate", "compare", "evaluate", "tables", "panel", "ablate", "export",
+    "card", "healthy", "bench", "brain", "template", "clinical", "raw", "appearance",
 )  # fmt: skip
 
 

@@ -79,6 +79,7 @@ class SamplingConfig:
     subset_weights: how often that draw takes a subset ("T1+T2": 3), 1 where none is given: more for those that lag.
     healthy_share: probability of a brain without tumour: the patient's own, the tumour's half replaced by the mirror
     image of the other one (`mirror.without_tumour`); patients with tumour in both halves stay as they are.
+    place_only_share: of those, how many have only the tumour's place replaced, and so keep the halves' differences.
     resection_cavity: label 4 of BraTS 2024 is `background`, `ignore`d by the segmentation loss, or a fifth `class`.
     memory_gb: prepared cases kept in a computer's memory; further ones are read again when they are drawn.
     """
@@ -87,6 +88,7 @@ class SamplingConfig:
     full_share: Share = 0.2
     subset_weights: dict[str, Factor] = field(default_factory=dict)
     healthy_share: Share = 0.0
+    place_only_share: Share = 0.0
     centre_jitter: Steps = 8
     resection_cavity: Literal["background", "ignore", "class"] = "background"
     workers: Steps = 1

@@ -96,7 +96,8 @@ class CropDataset(Dataset):
             name = f"{name} with the lesion of {self.cases.names[donor]}"
         # Drawn only where it is wanted, so that runs without it keep their crops.
         elif self.sampling.healthy_share and rng.random() < self.sampling.healthy_share:
-            healthy = without_tumour(images, labels)
+            place_only = self.sampling.place_only_share
+            healthy = without_tumour(images, labels, place_only=bool(place_only) and rng.random() < place_only)
             if healthy is not None:
                 images, labels, name = healthy, np.zeros_like(labels), f"{name} without its tumour"
         centre = choose_centre(labels, rng, self.sampling.tumour_share)

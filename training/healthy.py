@@ -1,22 +1,34 @@
-"""What a network finds where there is nothing, in brains whose tumour was replaced (`mirror`): all is invented."""
+"""What a network finds where there is nothing: all is invented.
+
+Either in patients' brains whose tumour was replaced (`mirror`), or in real volumes of somebody without a tumour.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from MSTKDSegmentLib.accelerator import AcceleratedNetwork
 from MSTKDSegmentLib.decision import Decision
+from MSTKDSegmentLib.errors import InputError
 from MSTKDSegmentLib.geometry import choose_labels
-from MSTKDSegmentLib.modalities import SUBSETS, subset_name
+from MSTKDSegmentLib.modalities import MODALITIES, SUBSETS, subset_name
 from MSTKDSegmentLib.network import MSTKDNet
+from MSTKDSegmentLib.pipeline import Segmenter
 from MSTKDSegmentLib.regions import CleanUp, remove_small_components, volumes_ml
 
 from training.scores import REGIONS
 from training.validation import predicted_probabilities
 
 VOXEL_ML = 1e-3
+# How a patient's brain is made one without a tumour, and in what words the figures say so.
+KINDS = {
+    "half": "the tumour's half replaced by the other one's mirror image",
+    "place": "only the tumour's place replaced by the other half's mirror image",
+}
 
 
 @dataclass(frozen=True)
@@ -63,3 +75,28 @@ def summary_of(found: Sequence[Invented]) -> dict[str, dict[str, dict[str, float
                 "share_with_nothing": round(float(np.mean(volumes == 0)), 3),
             }
     return table
+
+
+def real_volumes(texts: Sequence[str]) -> list[tuple[str, Path]]:
+    """("T1", path) for each "T1=path". Raises InputError for another sequence and for a file that is not there."""
+    named = []
+    for text in texts:
+        sequence, _, file = text.partition("=")
+        if sequence not in MODALITIES or not file:
+            raise InputError(f"--real {text!r}: expected SEQUENCE=FILE, SEQUENCE one of {', '.join(MODALITIES)}")
+        path = Path(file)
+        if not path.is_file():
+            raise InputError(f"--real: there is no file {path}")
+        named.append((sequence, path))
+    return named
+
+
+def invented_in_real(segmenter: Segmenter, sequence: str, path: Path) -> dict[str, Any]:
+    """What the product draws in the volume of a real healthy head (or brain), given nothing but that sequence."""
+    result = segmenter.segment({sequence: path})
+    return {
+        "file": path.name,
+        "sequence": sequence,
+        "volumes_ml": {region: round(float(result.volumes_ml[region]), 3) for region in REGIONS},
+        "doubted_ml": round(result.doubted_ml, 3),
+    }

@@ -1,7 +1,8 @@
-"""A patient's brain without its tumour: the tumour's half replaced by the mirror image of the other one.
+"""A patient's brain without its tumour: its half, or only its place, replaced by the mirror image of the other half.
 
 All four sequences stay what the scanner made them, so that such a brain is nearer to a healthy one's scan than anything
-synthetic; the seam and perfect symmetry are not.
+synthetic. A replaced half leaves a seam in the middle and perfect symmetry, which real brains have not; a replaced
+place leaves both halves their differences, and what the tumour displaced around it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ MARGIN_VOXELS = 3
 MOST_ACROSS = 0.01
 # How far from the middle of the brain's box the plane of symmetry is looked for, in half voxels.
 REACH = 12
+# Over so many voxels around a replaced place its own intensities go over into the mirrored ones.
+BLEND_VOXELS = 5
 
 
 def symmetry_plane(brain: np.ndarray) -> int:
@@ -37,8 +40,11 @@ def mirrored(array: np.ndarray, twice: int) -> np.ndarray:
     return result
 
 
-def without_tumour(images: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-    """images (4, D, H, W) with the tumour's half replaced by the other one's mirror image; None if it is on both."""
+def without_tumour(images: np.ndarray, labels: np.ndarray, *, place_only: bool = False) -> np.ndarray | None:
+    """images (4, D, H, W) with the tumour's half replaced by the other one's mirror image; None if it is on both.
+
+    place_only: only the tumour's place is, with `MARGIN_VOXELS` around it and a transition of `BLEND_VOXELS`.
+    """
     twice = symmetry_plane(np.asarray(images.any(axis=0)))
     tumour = ndimage.binary_dilation(labels > 0, iterations=MARGIN_VOXELS)
     left = np.arange(labels.shape[2]) < twice / 2
@@ -47,4 +53,23 @@ def without_tumour(images: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     if total == 0 or min(on_left, total - on_left) > MOST_ACROSS * total:
         return None
     ill = left if on_left > total - on_left else ~left
-    return np.where(ill, mirrored(images, twice), images)
+    half = np.where(ill, mirrored(images, twice), images)
+    return _at_the_place(images, half, labels > 0) if place_only else half
+
+
+def _at_the_place(images: np.ndarray, replacement: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """`images` (4, D, H, W) with `replacement` where `place` (D, H, W) is, going over smoothly."""
+    reach = MARGIN_VOXELS + BLEND_VOXELS
+    box = tuple(
+        slice(max(0, found.start - reach - BLEND_VOXELS), found.stop + reach + BLEND_VOXELS)
+        for found in ndimage.find_objects(place.astype(np.uint8))[0]
+    )
+    grown = ndimage.maximum_filter(place[box], 2 * reach + 1).astype(np.float32)
+    weight = ndimage.uniform_filter(grown, 2 * BLEND_VOXELS + 1, mode="nearest")
+    everywhere = (slice(None), *box)
+    old, new = images[everywhere], replacement[everywhere]
+    # No half intensities where only one of the two has brain.
+    weight = np.where(old.any(axis=0) & new.any(axis=0), weight, weight >= 0.5)
+    result = images.copy()
+    result[everywhere] = old + weight.astype(images.dtype) * (new - old)
+    return result
