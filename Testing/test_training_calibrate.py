@@ -62,9 +62,9 @@ def test_a_histogram_counts_what_it_was_given():
     }  # fmt: skip
 
 
-def test_the_evidence_asked_for_is_half_the_logit_of_the_least_sure_patient():
-    # logit(0.9) = 2.197225; half of it: 1 / (1 + exp(-1.098612)) = 0.75
-    assert least_evidence([0.1, 0.001]) == pytest.approx(0.75)
+def test_the_evidence_asked_for_is_two_thirds_of_the_logit_of_the_least_sure_patient():
+    # odds 27 : 1; a third of the way back to even odds they are 27 ** (2 / 3) = 9 : 1
+    assert least_evidence([1 / 28, 0.001]) == pytest.approx(0.9)
     assert least_evidence([1e-12]) == 0.9999
     assert least_evidence([0.1, 0.6]) == 0  # of that patient the network is not sure at all
     assert least_evidence([]) == 0
@@ -72,10 +72,10 @@ def test_the_evidence_asked_for_is_half_the_logit_of_the_least_sure_patient():
 
 def test_a_patient_that_the_others_evidence_would_not_draw_counts_as_missed():
     """Three patients of whom the network is certain would not draw the fourth, of whom it is less sure."""
-    doubts = {(f"case{i}", name): (0.1 if i == 3 else 1e-9) for i in range(4) for name in SUBSET_NAMES}
+    doubts = {(f"case{i}", name): (1 / 28 if i == 3 else 1e-9) for i in range(4) for name in SUBSET_NAMES}
     found = {(*key, region): of([(0.0, 10**6, 0), (0.6, 1000, 1000)], 1000) for key in doubts for region in REGIONS}
     chosen = calibrate(found, doubts, {f"case{i}": f"p{i}" for i in range(4)})
-    assert chosen.decision.evidence == dict.fromkeys(SUBSET_NAMES, pytest.approx(0.75))
+    assert chosen.decision.evidence == dict.fromkeys(SUBSET_NAMES, pytest.approx(0.9))
     for region in REGIONS:
         row = chosen.figures["T1"][region]
         assert (row["dice"], row["dice_left_out"], row["missed_left_out"]) == (1.0, 0.75, 1)
