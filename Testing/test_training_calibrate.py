@@ -298,6 +298,8 @@ def test_calibrations_of_the_same_patients_are_compared(tmp_path, capsys):
     assert "no figures of 'T1+T1Gd+T2+FLAIR'" in capsys.readouterr().err
     assert main(["compare", old, folder("other", ["c"], 0.5, 0.5), "--sets", "T1"]) == 1
     assert "other and old were calibrated on different patients" in capsys.readouterr().err
+    assert main(["compare", "old"]) == 1
+    assert "'old': expected NAME=FOLDER" in capsys.readouterr().err
 
 
 def test_measurements_of_an_earlier_version_are_refused(tmp_path):

@@ -21,4 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from training.calibration_files import comparison
 
-    print(comparison(named_files(arguments.calibrations), arguments.sets))
+    print(comparison(named_files(arguments.calibrations, "FOLDER"), arguments.sets))

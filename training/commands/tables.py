@@ -57,13 +57,13 @@ def run(arguments: argparse.Namespace) -> None:
         print(path)
 
 
-def named_files(texts: list[str]) -> dict[str, Path]:
-    """`["ours=a.csv"]` -> `{"ours": Path("a.csv")}`, in the order given; ValueError for anything else."""
+def named_files(texts: list[str], what: str = "per_case.csv") -> dict[str, Path]:
+    """`["ours=a.csv"]` -> `{"ours": Path("a.csv")}`, in the order given. Raises ValueError, which asks for `what`."""
     files: dict[str, Path] = {}
     for text in texts:
         name, separator, path = text.partition("=")
         if not (name.strip() and separator and path):
-            raise ValueError(f"{text!r}: expected NAME=per_case.csv")
+            raise ValueError(f"{text!r}: expected NAME={what}")
         if name.strip() in files:
             raise ValueError(f"{name.strip()!r} is given twice; each method needs a name of its own")
         files[name.strip()] = Path(path)
