@@ -480,6 +480,25 @@ def test_the_resection_cavity_counts_as_a_class_but_in_no_region():
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
+def test_more_smoothing_speaks_against_regions_that_are_absent_and_leaves_the_others_alone():
+    # Background and oedema; each class 1/4. WT (1.5 + 1) / (1.5 + 1 + 1) as ever; of TC 1 voxel and of ET 0.5 are
+    # drawn where there is none: 10 / (1 + 10) and 10 / (0.5 + 10).
+    expected = 1 - (2.5 / 3.5 + 10 / 11 + 10 / 10.5) / 3 + math.log(4)
+    loss = losses.segmentation_loss(torch.zeros(1, 4, 1, 1, 2), labels_of(0, 2), 10.0)
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    everything = labels_of(1, 2, 3)
+    (logits,) = random_tensors(29, (1, 4, 1, 1, 3))
+    assert losses.segmentation_loss(logits, everything, 10.0) == losses.segmentation_loss(logits, everything)
+
+
+def test_what_is_made_up_of_an_absent_region_has_a_gradient_only_with_more_smoothing():
+    # 1,000 voxels of ET in probability: smoothing / (drawn + smoothing)^2, a third of it for each region.
+    for smoothing, expected in ((1.0, 1 / 1001**2), (1000.0, 1000 / 2000**2)):
+        (p,) = leaves([torch.tensor([0.5, 0, 0, 0.5]).reshape(1, 4, 1, 1, 1).repeat(1, 1, 1, 1, 2000)])
+        losses.region_dice_loss(p, torch.zeros(1, 1, 1, 2000, dtype=torch.long), smoothing).backward()
+        assert float(p.grad[0, 3].mean()) == pytest.approx(expected, rel=1e-4)  # ET is in all three regions
+
+
 @few_examples
 @given(seeds, st.sampled_from([4, 5]), st.booleans())
 def test_segmentation_loss_agrees_with_the_slow_one(seed, classes, ignored):

@@ -80,6 +80,8 @@ class SamplingConfig:
     healthy_share: probability of a brain without tumour: the patient's own, the tumour's half replaced by the mirror
     image of the other one (`mirror.without_tumour`); patients with tumour in both halves stay as they are.
     place_only_share: of those, how many have only the tumour's place replaced, and so keep the halves' differences.
+    unenhanced_share: where the student sees T1Gd, probability of a tumour that does not enhance
+    (`enhancement.without_enhancement`). Not without T1Gd, where nobody could tell.
     resection_cavity: label 4 of BraTS 2024 is `background`, `ignore`d by the segmentation loss, or a fifth `class`.
     memory_gb: prepared cases kept in a computer's memory; further ones are read again when they are drawn.
     """
@@ -89,6 +91,7 @@ class SamplingConfig:
     subset_weights: dict[str, Factor] = field(default_factory=dict)
     healthy_share: Share = 0.0
     place_only_share: Share = 0.0
+    unenhanced_share: Share = 0.0
     centre_jitter: Steps = 8
     resection_cavity: Literal["background", "ignore", "class"] = "background"
     workers: Steps = 1
@@ -198,7 +201,11 @@ class ValidationConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingConfig:
-    """One run. `initial_weights`: a bundle or checkpoint to start from; empty: random, from `seed`."""
+    """One run. `initial_weights`: a bundle or checkpoint to start from; empty: random, from `seed`.
+
+    absent_smoothing: voxels of smoothing in the Dice loss of regions that a crop does not have; 1 is as for those that
+    it has, and hardly speaks against what is made up (`losses.region_dice_loss`).
+    """
 
     preset: Literal["compact", "medium", "paper", "segresnet", "unetr"] = "compact"
     initial_weights: str = ""
@@ -207,6 +214,7 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     gradient_checkpointing: bool = False
     ema_decay: Share = 0.998
+    absent_smoothing: Positive = 1.0
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

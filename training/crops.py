@@ -10,12 +10,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from MSTKDSegmentLib.modalities import SUBSETS, availability
+from MSTKDSegmentLib.modalities import MODALITIES, SUBSETS, availability
 from MSTKDSegmentLib.regions import CAVITY
 from torch.utils.data import Dataset
 
 from training.augment import Augmentation
 from training.config import SamplingConfig
+from training.enhancement import without_enhancement
 from training.losses import IGNORE
 from training.mirror import without_tumour
 from training.mixing import carve_mix
@@ -106,6 +107,11 @@ class CropDataset(Dataset):
         centre = kept_inside(centre + rng.integers(-jitter, jitter + 1, size=3), self.crop, labels.shape)
         augmentation_seed = int(rng.integers(2**31))
         mask = availability(choose_subset(rng, self.sampling.full_share, self.sampling.weights))
+        unenhanced = self.sampling.unenhanced_share
+        if unenhanced and mask[MODALITIES.index("T1Gd")] and rng.random() < unenhanced:
+            changed = without_enhancement(images, labels)
+            if changed is not None:
+                (images, labels), name = changed, f"{name} without enhancement"
         made = np.ones(len(mask), bool) if self.complete else mask > 0
         cut = self.augmentation(images[made], labels, centre.tolist(), self.crop, augmentation_seed)
         image = torch.zeros(len(mask), *self.crop)

@@ -175,7 +175,7 @@ class Trainer:
             incomplete = image * mask[:, :, None, None, None].to(image.dtype)
             if not self._distils:
                 logits = self.parallel(incomplete, mask)
-                terms = {"segmentation": losses.segmentation_loss(logits, labels)}
+                terms = {"segmentation": self._region_loss(logits, labels)}
                 total, weighted = losses.weighted_total(terms, {"segmentation": self._weight_alone})
                 return total, _detached(terms), _detached(weighted), None
             everything = self.parallel(incomplete, mask, True)
@@ -238,11 +238,14 @@ class Trainer:
         return {name: compute[name]() for name in self.wanted}
 
     def _segmentation(self, logits: Tensor, teacher: Features, labels: Tensor) -> Tensor:
-        mine = losses.segmentation_loss(logits, labels)
+        mine = self._region_loss(logits, labels)
         if not self._teacher_learns:
             return mine
         share = self.config.teacher.teacher_share
-        return (1 - share) * mine + share * losses.segmentation_loss(teacher.logits, labels)
+        return (1 - share) * mine + share * self._region_loss(teacher.logits, labels)
+
+    def _region_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return losses.segmentation_loss(logits, labels, self.config.absent_smoothing)
 
     def _adversarial(self, fused: Tensor) -> Tensor:
         discriminator = cast(Discriminator, self.discriminator)

@@ -54,18 +54,21 @@ def without_tumour(images: np.ndarray, labels: np.ndarray, *, place_only: bool =
         return None
     ill = left if on_left > total - on_left else ~left
     half = np.where(ill, mirrored(images, twice), images)
-    return _at_the_place(images, half, labels > 0) if place_only else half
+    return blended(images, half, labels > 0, MARGIN_VOXELS, BLEND_VOXELS) if place_only else half
 
 
-def _at_the_place(images: np.ndarray, replacement: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """`images` (4, D, H, W) with `replacement` where `place` (D, H, W) is, going over smoothly."""
-    reach = MARGIN_VOXELS + BLEND_VOXELS
+def blended(images: np.ndarray, replacement: np.ndarray, place: np.ndarray, margin: int, blend: int) -> np.ndarray:
+    """`images` (C, D, H, W) with `replacement` where `place` (D, H, W) is and `margin` voxels around it.
+
+    Over `blend` further voxels it goes over into `images`. At least one voxel of `place` is needed.
+    """
+    reach = margin + blend
     box = tuple(
-        slice(max(0, found.start - reach - BLEND_VOXELS), found.stop + reach + BLEND_VOXELS)
+        slice(max(0, found.start - reach - blend), found.stop + reach + blend)
         for found in ndimage.find_objects(place.astype(np.uint8))[0]
     )
     grown = ndimage.maximum_filter(place[box], 2 * reach + 1).astype(np.float32)
-    weight = ndimage.uniform_filter(grown, 2 * BLEND_VOXELS + 1, mode="nearest")
+    weight = ndimage.uniform_filter(grown, 2 * blend + 1, mode="nearest")
     everywhere = (slice(None), *box)
     old, new = images[everywhere], replacement[everywhere]
     # No half intensities where only one of the two has brain.
