@@ -302,6 +302,31 @@ def test_calibrations_of_the_same_patients_are_compared(tmp_path, capsys):
     assert "'old': expected NAME=FOLDER" in capsys.readouterr().err
 
 
+def test_differences_from_a_reference_are_paired_by_patient(tmp_path, capsys):
+    def folder(name, dice):
+        rows = {subset: dict.fromkeys(REGIONS, dice) for subset in ("T1", "T1+T2")}
+        figures = {s: {r: {"dice": 0.5, "dice_left_out": 0.5} for r in REGIONS} for s in rows}
+        patient_of = {"a1": "a", "a2": "a", "b": "b", "c": "c"}
+        about = {"split": "val", "cases": list(patient_of), "patient_of": patient_of, "figures": figures}
+        path = tmp_path / name
+        path.mkdir()
+        (path / "decision.json").write_text(json.dumps(about | ({"left_out": rows} if dice else {})))
+        return f"{name}={path}"
+
+    plain = folder("plain", {"a1": 0.5, "a2": 0.5, "b": 0.2, "c": 0.8})
+    taught = folder("taught", {"c": 0.82, "b": 0.22, "a2": 0.52, "a1": 0.52})
+    assert main(["compare", plain, taught, "--sets", "T1", "--reference", "plain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("taught over plain, points of Dice, val, n = 3")
+    same = "2.0 [2.0, 2.0]"  # of every patient: no interval
+    assert lines[start + 4] == f"| a sequence is missing | {same} | {same} | {same} | {same} |"
+    assert [line.split(" |")[0] for line in lines[start + 5 :]] == ["| one sequence", "| two sequences"]
+    assert main(["compare", plain, taught, "--sets", "T1", "--reference", "none"]) == 1
+    assert "--reference 'none' is none of plain, taught" in capsys.readouterr().err
+    assert main(["compare", plain, folder("old", {}), "--sets", "T1", "--reference", "plain"]) == 1
+    assert "old: calibrated by an earlier version" in capsys.readouterr().err
+
+
 def test_measurements_of_an_earlier_version_are_refused(tmp_path):
     np.savez(tmp_path / "histograms.npz", weights_sha256="a", keys=np.array(["c|T1|WT"]))
     with pytest.raises(ValueError, match="earlier version"):

@@ -184,12 +184,16 @@ def reliability(group: Sequence[Histogram], claimed: Sequence[np.ndarray]) -> Re
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the card gets, and how good it is: figures by subset and region, reliability by region over all subsets."""
+    """What the card gets, and how good it is: figures by subset and region, reliability by region over all subsets.
+
+    left_out: by subset, region and case, Dice with what the other patients chose.
+    """
 
     decision: Decision
     figures: dict[str, dict[str, dict[str, float]]]
     before: dict[str, Reliability]
     after: dict[str, Reliability]
+    left_out: dict[str, dict[str, dict[str, float]]]
 
 
 def calibrate(histograms: Histograms, doubts: Doubts, patient_of: Mapping[str, str]) -> Calibration:
@@ -208,9 +212,10 @@ def calibrate(histograms: Histograms, doubts: Doubts, patient_of: Mapping[str, s
     curves: dict[str, dict[str, tuple[float, float]]] = {}
     evidence: dict[str, float] = {}
     figures: dict[str, dict[str, dict[str, float]]] = {}
+    left_out: dict[str, dict[str, dict[str, float]]] = {}
     pooled: dict[str, tuple[list[Histogram], list[np.ndarray]]] = {region: ([], []) for region in REGIONS}
     for name in names:
-        thresholds[name], curves[name], figures[name] = {}, {}, {}
+        thresholds[name], curves[name], figures[name], left_out[name] = {}, {}, {}, {}
         unsure = [doubts[case, name] for case in cases]
         ill = [histograms[case, name, "WT"].reference > 0 for case in cases]
         seen = list(zip(unsure, ill))
@@ -229,20 +234,21 @@ def calibrate(histograms: Histograms, doubts: Doubts, patient_of: Mapping[str, s
             curves[name][region] = (round(curve[0], 4), round(curve[1], 4))
             pooled[region][0].extend(group)
             pooled[region][1].extend(others)
+            left_out[name][region] = {
+                case: round(one.dice(threshold if there else NOTHING), 4)
+                for case, one, threshold, there in zip(cases, group, others_chosen, drawn_left_out)
+            }
             figures[name][region] = {
                 "dice_at_half": _mean(one.dice(BINS // 2) for one in group),
                 "dice": _mean(one.dice(chosen if there else NOTHING) for one, there in zip(group, drawn)),
-                "dice_left_out": _mean(
-                    one.dice(threshold if there else NOTHING)
-                    for one, threshold, there in zip(group, others_chosen, drawn_left_out)
-                ),
+                "dice_left_out": _mean(left_out[name][region].values()),
                 "missed_left_out": missed,
                 "calibration_error": round(reliability(group, [PROBABILITIES] * len(group)).error, 4),
                 "calibration_error_left_out": round(reliability(group, others).error, 4),
             }
     before = {region: reliability(group, [PROBABILITIES] * len(group)) for region, (group, _) in pooled.items()}
     after = {region: reliability(group, claimed) for region, (group, claimed) in pooled.items()}
-    return Calibration(Decision(thresholds, curves, evidence), figures, before, after)
+    return Calibration(Decision(thresholds, curves, evidence), figures, before, after, left_out)
 
 
 def _mean(values: Any) -> float:

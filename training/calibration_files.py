@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,16 +68,19 @@ def write_measured(
 
 
 def write_calibration(
-    folder: Path, calibration: Calibration, *, digest: str, split: str, cases: list[str], patients: int
+    folder: Path, calibration: Calibration, *, digest: str, split: str, patient_of: Mapping[str, str]
 ) -> Path:
-    """decision.json (returned) and reliability.png."""
+    """decision.json (returned) and reliability.png; `patient_of` gives the patient of each case."""
+    patients = len(set(patient_of.values()))
     about = {
         "weights_sha256": digest,
         "split": split,
-        "cases": cases,
+        "cases": list(patient_of),
         "patients": patients,
+        "patient_of": dict(patient_of),
         "decision": calibration.decision.to_dict(),
         "figures": calibration.figures,
+        "left_out": calibration.left_out,
         "reliability": {
             "voxels": "of probability 0.01 or more, all subsets and patients together",
             "before": {region: vars(one) for region, one in calibration.before.items()},
@@ -105,34 +108,6 @@ def read_decision(path: Path, digest: str) -> tuple[Decision, dict[str, Any], li
     }
     told = {"split": about["split"], "patients": about["patients"], "expected_calibration_error": error}
     return Decision.from_dict(about["decision"]), told, list(about["cases"])
-
-
-def comparison(folders: Mapping[str, Path], sets: Sequence[str]) -> str:
-    """A Markdown table, one row for each of `folders` that `calibrate` wrote: Dice WT / TC / ET, mean and by set.
-
-    Raises ValueError for calibrations of different patients, which cannot be compared, and for a set that they lack.
-    """
-    found = {name: json.loads((folder / DECISION).read_text(encoding="utf-8")) for name, folder in folders.items()}
-    first = next(iter(found))
-    for name, about in found.items():
-        if sorted(about["cases"]) != sorted(found[first]["cases"]):
-            raise ValueError(f"{name} and {first} were calibrated on different patients")
-        if missing := set(sets) - set(about["figures"]):
-            raise ValueError(
-                f"{name} has no figures of {sorted(missing)[0]!r}; there are {', '.join(about['figures'])}"
-            )
-    lines = ["| | mean | " + " | ".join(sets) + " |", "|---" * (2 + len(sets)) + "|"]
-    for name, about in found.items():
-        everywhere = tuple(about["figures"])
-        mean = f"{_mean_dice(about, everywhere, 'dice')} ({_mean_dice(about, everywhere, 'dice_left_out')})"
-        lines.append(" | ".join([f"| {name}", mean, *(_mean_dice(about, (one,), "dice") for one in sets)]) + " |")
-    cases = len(found[first]["cases"])
-    return "\n".join([f"Dice WT / TC / ET, {found[first]['split']}, n = {cases}", "", *lines])
-
-
-def _mean_dice(about: Mapping[str, Any], subsets: Sequence[str], key: str) -> str:
-    rows = [about["figures"][subset] for subset in subsets]
-    return " / ".join(f"{sum(row[region][key] for row in rows) / len(rows):.3f}" for region in REGIONS)
 
 
 def draw_reliability(calibration: Calibration, patients: int, path: Path) -> Path:

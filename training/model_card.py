@@ -124,8 +124,8 @@ def _decision(decision: Mapping[str, Any], confidence: Mapping[str, Any]) -> lis
     if evidence:
         lines += [
             "Nothing is drawn where the network is nowhere sure: of the voxels that are more likely tumour than not, "
-            "a tenth must reach the probability of whole tumour in the last column. It is two thirds of the logit of "
-            f'the patient of whom the network is least sure, {1 - MARGIN} at most; "-": everything is drawn.',
+            "a tenth must reach the probability of whole tumour in the last column. It is a fixed share of the logit "
+            f'of the patient of whom the network is least sure, {1 - MARGIN} at most; "-": everything is drawn.',
             "",
         ]
 

@@ -55,8 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         calibration,
         digest=digest,
         split=arguments.split,
-        cases=cases,
-        patients=len(set(patient_of.values())),
+        patient_of=patient_of,
     )
     for name, row in calibration.figures.items():
         print(

@@ -1,6 +1,7 @@
 """A table of several weights as `calibrate` found them: mean Dice over the subsets, and with some of them.
 
-In brackets the mean with thresholds chosen on the other patients. The prepared 1 mm grid, no clean-up.
+In brackets the mean with thresholds chosen on the other patients. With --reference also each other's difference from
+it, by number of sequences, with intervals. The prepared 1 mm grid, no clean-up.
 """
 
 from __future__ import annotations
@@ -16,9 +17,17 @@ DEFAULT_SETS = ("T1", "T1Gd", "T2", "FLAIR", "T1+T1Gd+T2+FLAIR")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("calibrations", nargs="+", metavar="NAME=FOLDER", help="weights and calibrate's --out")
     parser.add_argument("--sets", nargs="+", default=DEFAULT_SETS, help=f"columns (default: {' '.join(DEFAULT_SETS)})")
+    parser.add_argument("--reference", metavar="NAME", help="print each other's difference from it, by patient")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from training.calibration_files import comparison
+    from training.calibration_tables import comparison, differences, read_calibrations
 
-    print(comparison(named_files(arguments.calibrations, "FOLDER"), arguments.sets))
+    found = read_calibrations(named_files(arguments.calibrations, "FOLDER"))
+    reference = arguments.reference
+    if reference and reference not in found:
+        raise ValueError(f"--reference {reference!r} is none of {', '.join(found)}")
+    print(comparison(found, arguments.sets))
+    for name in found if reference else ():
+        if name != reference:
+            print("\n" + differences(name, found[name], reference, found[reference]))
