@@ -24,7 +24,7 @@ from MSTKDSegmentLib.network import build_network  # noqa: E402
 from training import losses  # noqa: E402
 from training.config import DistillationConfig  # noqa: E402
 
-IGNORE = losses.IGNORE
+IGNORE, UNENHANCED = losses.IGNORE, losses.UNENHANCED
 few_examples = settings(deadline=None, max_examples=15)
 seeds = st.integers(0, 10_000)
 
@@ -113,12 +113,14 @@ def slow_segmentation_loss(logits: np.ndarray, labels: np.ndarray) -> float:
         p = [slow_softmax(list(logits[(n, slice(None), *voxel)])) for voxel in voxels]
         truth = [int(labels[(n, *voxel)]) for voxel in voxels]
         dices = []
-        for members in ((1, 2, 3), (1, 3), (3,)):
-            predicted = [sum(probabilities[c] for c in members) for probabilities in p]
-            inside = [float(label in members) for label in truth]
+        for region, members in enumerate(((1, 2, 3), (1, 3), (3,))):
+            counted = [i for i, label in enumerate(truth) if region != 1 or label != UNENHANCED]
+            predicted = [sum(p[i][c] for c in members) for i in counted]
+            inside = [float(truth[i] in members or (region == 0 and truth[i] == UNENHANCED)) for i in counted]
             overlap = sum(a * b for a, b in zip(predicted, inside))
             dices.append((2 * overlap + 1) / (sum(predicted) + sum(inside) + 1))
-        entropy = -sum(math.log(q[label]) for q, label in zip(p, truth)) / len(voxels)
+        said = [q[1] + q[2] if label == UNENHANCED else q[label] for q, label in zip(p, truth)]
+        entropy = -sum(math.log(one) for one in said) / len(voxels)
         per_sample.append(1 - sum(dices) / 3 + entropy)
     return sum(per_sample) / len(per_sample)
 
@@ -480,6 +482,14 @@ def test_the_resection_cavity_counts_as_a_class_but_in_no_region():
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_tumour_that_does_not_enhance_is_core_or_oedema():
+    # Unenhanced and background; each class 1/4. WT as for any tumour, TC from the background alone: 1 / (0.5 + 1),
+    # ET 1 / (0.5 + 1); cross entropy log 2 (1/4 + 1/4) and log 4.
+    expected = 1 - (2.5 / 3.5 + 1 / 1.5 + 1 / 1.5) / 3 + (math.log(2) + math.log(4)) / 2
+    loss = losses.segmentation_loss(torch.zeros(1, 4, 1, 1, 2), labels_of(UNENHANCED, 0))
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
 def test_more_smoothing_speaks_against_regions_that_are_absent_and_leaves_the_others_alone():
     # Background and oedema; each class 1/4. WT (1.5 + 1) / (1.5 + 1 + 1) as ever; of TC 1 voxel and of ET 0.5 are
     # drawn where there is none: 10 / (1 + 10) and 10 / (0.5 + 10).
@@ -505,6 +515,7 @@ def test_segmentation_loss_agrees_with_the_slow_one(seed, classes, ignored):
     (logits,) = random_tensors(seed, (2, classes, 2, 2, 3))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, classes, (2, 2, 2, 3), generator=generator)
+    labels[:, 1, 1] = UNENHANCED
     if ignored:  # more in the first sample than in the second
         labels[0, 0], labels[1, 0, 0, 0] = IGNORE, IGNORE
     expected = slow_segmentation_loss(logits.numpy(), labels.numpy())

@@ -14,6 +14,7 @@ from training.augment import Augmentation
 from training.config import AugmentationConfig, SamplingConfig
 from training.crops import CropDataset
 from training.enhancement import without_enhancement
+from training.losses import UNENHANCED
 
 T1, GD = MODALITIES.index("T1"), MODALITIES.index("T1Gd")
 MIDDLE = 20
@@ -40,7 +41,7 @@ def test_t1_with_the_contrast_of_healthy_t1gd_stands_where_the_enhancement_was()
     assert made[GD] == pytest.approx(plain, abs=1e-5)
     others = [T1, MODALITIES.index("T2"), MODALITIES.index("FLAIR")]
     assert np.array_equal(made[others], images[others])
-    assert np.array_equal(relabelled == 1, (labels == 1) | (labels == 3))
+    assert np.array_equal(relabelled == UNENHANCED, (labels == 1) | (labels == 3))
     assert np.array_equal(relabelled == 2, labels == 2)
     assert np.array_equal(images, before)
     assert (made.dtype, relabelled.dtype) == (images.dtype, labels.dtype)
@@ -89,5 +90,6 @@ def test_crops_lose_the_enhancement_only_where_t1gd_is_seen():
         with_t1gd = bool(item["availability"][GD])
         assert item["case"].endswith("without enhancement") == with_t1gd
         assert bool((item["label"] == 3).any()) != with_t1gd
+        assert bool((item["label"] == UNENHANCED).any()) == with_t1gd
         seen.add(with_t1gd)
     assert seen == {True, False}

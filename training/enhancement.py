@@ -10,6 +10,7 @@ import numpy as np
 from MSTKDSegmentLib.modalities import MODALITIES
 from scipy import ndimage
 
+from training.losses import UNENHANCED
 from training.mirror import blended, mirrored, symmetry_plane
 
 NCR, ET = 1, 3
@@ -27,7 +28,10 @@ TUMOUR_REACH = 5
 
 
 def without_enhancement(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """images (4, D, H, W), zero outside the brain, and labels (D, H, W) with ET as NCR; None without T1, T1Gd or ET.
+    """images (4, D, H, W), zero outside the brain, and labels (D, H, W); None without T1, T1Gd or ET.
+
+    The core, ET and NCR, is `UNENHANCED` then: what the ring encloses is told from oedema by the ring. Had it kept its
+    label, the network would learn to call oedema core.
 
     In T1Gd, where ET is, stands T1 with the contrast that T1Gd has in the patient's healthy tissue, plus what is fine
     in the difference of the two at the mirrored place (noise, small vessels; nothing where that is ill), so that T1 and
@@ -55,4 +59,4 @@ def without_enhancement(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
     result = images.copy()
     channel = MODALITIES.index("T1Gd")
     result[channel] = blended(images[channel][None], plain[None], enhancing, MARGIN_VOXELS, BLEND_VOXELS)[0]
-    return result, np.where(enhancing, NCR, labels).astype(labels.dtype)
+    return result, np.where(enhancing | (labels == NCR), UNENHANCED, labels).astype(labels.dtype)

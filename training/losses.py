@@ -17,6 +17,8 @@ from training.config import DistillationConfig
 
 # Voxels with this label do not count in the segmentation loss (the resection cavity, where it is to be ignored).
 IGNORE = -1
+# Voxels with this label are tumour that does not enhance: core or oedema, nobody can say (`enhancement`).
+UNENHANCED = 5
 # The terms of eq. 12, in the order in which logs and tables show them.
 TERMS = ("segmentation", "evd", "mst", "logit_mse", "logit_kl", "adversarial", "gram")
 
@@ -36,20 +38,22 @@ def region_probabilities(probabilities: Tensor) -> Tensor:
 
 
 def region_targets(labels: Tensor) -> Tensor:
-    """(N, ...) labels 0..3 (4: cavity, -1: ignored) -> (N, 3, ...) float masks of WT, TC, ET."""
+    """(N, ...) labels 0..3 (4: cavity, 5: `UNENHANCED`, -1: ignored) -> (N, 3, ...) float masks of WT, TC, ET."""
     ncr, ed, et = labels == 1, labels == 2, labels == 3
-    return torch.stack((ncr | ed | et, ncr | et, et), dim=1).float()
+    return torch.stack((ncr | ed | et | (labels == UNENHANCED), ncr | et, et), dim=1).float()
 
 
 def region_dice_loss(probabilities: Tensor, labels: Tensor, absent_smoothing: float = 1.0) -> Tensor:
     """1 - soft Dice, mean over samples and the three regions; one voxel of smoothing keeps absent regions finite.
 
-    probabilities: (N, 4 or 5, ...) after the softmax. absent_smoothing: voxels, instead of the one, where a sample has
-    nothing of a region. The gradient there is smoothing / (drawn + smoothing)^2: with one voxel it is gone once some
-    hundred are drawn (1e-6 a voxel for 1,000, where a region of that size has 5e-4), and nothing but the cross entropy
-    speaks against what is made up; with 1,000 it is 2.5e-4.
+    probabilities: (N, 4 or 5, ...) after the softmax. Where a label is `UNENHANCED`, TC is not counted.
+    absent_smoothing: voxels, instead of the one, where a sample has nothing of a region. The gradient there is
+    smoothing / (drawn + smoothing)^2: with one voxel it is gone once some hundred are drawn (1e-6 a voxel for 1,000,
+    where a region of that size has 5e-4), and nothing but the cross entropy speaks against what is made up; with 1,000
+    it is 2.5e-4.
     """
-    counted = (labels != IGNORE)[:, None]
+    known = labels != IGNORE
+    counted = torch.stack((known, known & (labels != UNENHANCED), known), dim=1)
     p, target = region_probabilities(probabilities) * counted, region_targets(labels)
     axes = tuple(range(2, p.ndim))
     overlap, sizes = (p * target).sum(axes), p.sum(axes) + target.sum(axes)
@@ -58,9 +62,16 @@ def region_dice_loss(probabilities: Tensor, labels: Tensor, absent_smoothing: fl
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, absent_smoothing: float = 1.0) -> Tensor:
-    """Dice over the nested regions plus cross entropy over the exclusive labels; `IGNORE` voxels count in neither."""
+    """Dice over the nested regions plus cross entropy over the exclusive labels; `IGNORE` voxels count in neither.
+
+    `UNENHANCED` voxels have the cross entropy of "NCR or oedema".
+    """
     log_probabilities = torch.log_softmax(logits.float(), dim=1)  # one softmax for both terms
-    per_voxel = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE, reduction="none").flatten(1)
+    either = labels == UNENHANCED
+    exclusive = labels.masked_fill(either, 1)
+    per_voxel = F.nll_loss(log_probabilities, exclusive, ignore_index=IGNORE, reduction="none")
+    per_voxel = torch.where(either, -torch.logaddexp(log_probabilities[:, 1], log_probabilities[:, 2]), per_voxel)
+    per_voxel = per_voxel.flatten(1)
     counted = (labels != IGNORE).flatten(1).sum(1).clamp_min(1)
     return region_dice_loss(log_probabilities.exp(), labels, absent_smoothing) + (per_voxel.sum(1) / counted).mean()
 
