@@ -12,8 +12,10 @@ import numpy as np
 from training.calibration_files import DECISION
 from training.scores import REGIONS
 from training.statistics import compare_paired
+from training.tables import by_number_missing
 
-ALL_SEQUENCES = 4
+# By how many sequences are missing.
+TITLES = ("all four", "three sequences", "two sequences", "one sequence")
 
 
 def read_calibrations(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
@@ -67,16 +69,11 @@ def differences(name: str, about: Mapping[str, Any], reference: str, other: Mapp
         f"| | {' | '.join(REGIONS)} | mean of the three |",
         "|---" * (len(REGIONS) + 2) + "|",
     ]
-    for title, least, most in (
-        ("a sequence is missing", 1, ALL_SEQUENCES - 1),
-        ("one sequence", 1, 1),
-        ("two sequences", 2, 2),
-        ("three sequences", 3, 3),
-        ("all four", ALL_SEQUENCES, ALL_SEQUENCES),
-    ):
-        group = [subset for subset in shared if least <= subset.count("+") + 1 <= most]
-        if not group:
-            continue
+    by_number = by_number_missing(shared)
+    incomplete = [subset for missing, group in by_number.items() if missing for subset in group]
+    rows = [("a sequence is missing", incomplete)] if incomplete else []
+    rows += [(TITLES[missing], group) for missing, group in reversed(by_number.items())]
+    for title, group in rows:
         cells = []
         for regions in (*((region,) for region in REGIONS), REGIONS):
             ours, theirs = (

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 from MSTKDSegmentLib.modalities import MODALITIES
+from MSTKDSegmentLib.regions import ET, NCR
 from scipy import ndimage
 
 from training.losses import UNENHANCED
 from training.mirror import blended, mirrored, symmetry_plane
 
-NCR, ET = 1, 3
 # Voxels around the label of the enhancement that are replaced with it, and over which T1Gd goes over into the estimate.
 MARGIN_VOXELS = 1
 BLEND_VOXELS = 2
@@ -37,11 +37,12 @@ def without_enhancement(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
     in the difference of the two at the mirrored place (noise, small vessels; nothing where that is ill), so that T1 and
     T1Gd are no copies of each other. Vessels and meninges elsewhere stay enhanced.
     """
-    t1, gd = images[MODALITIES.index("T1")].astype(np.float32), images[MODALITIES.index("T1Gd")].astype(np.float32)
     enhancing = labels == ET
-    brain = (t1 != 0) & (gd != 0)
-    if not enhancing.any() or not brain.any():
+    if not enhancing.any():
         return None
+    channel = MODALITIES.index("T1Gd")
+    t1, gd = images[MODALITIES.index("T1")].astype(np.float32), images[channel].astype(np.float32)
+    brain = (t1 != 0) & (gd != 0)
     healthy = brain & ~ndimage.maximum_filter(labels > 0, 2 * TUMOUR_REACH + 1)
     thin = (slice(None, None, THINNED),) * 3
     sample = healthy[thin]
@@ -57,6 +58,5 @@ def without_enhancement(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
     fine = np.where(healthy, difference - ndimage.uniform_filter(difference, FINE_VOXELS), 0)
     plain = np.where(brain, line + mirrored(fine, symmetry_plane(brain)), gd).astype(images.dtype)
     result = images.copy()
-    channel = MODALITIES.index("T1Gd")
     result[channel] = blended(images[channel][None], plain[None], enhancing, MARGIN_VOXELS, BLEND_VOXELS)[0]
     return result, np.where(enhancing | (labels == NCR), UNENHANCED, labels).astype(labels.dtype)

@@ -68,9 +68,11 @@ def segmentation_loss(logits: Tensor, labels: Tensor, absent_smoothing: float = 
     """
     log_probabilities = torch.log_softmax(logits.float(), dim=1)  # one softmax for both terms
     either = labels == UNENHANCED
-    exclusive = labels.masked_fill(either, 1)
-    per_voxel = F.nll_loss(log_probabilities, exclusive, ignore_index=IGNORE, reduction="none")
-    per_voxel = torch.where(either, -torch.logaddexp(log_probabilities[:, 1], log_probabilities[:, 2]), per_voxel)
+    per_voxel = F.nll_loss(log_probabilities, labels.masked_fill(either, 1), ignore_index=IGNORE, reduction="none")
+    # A GPU would have to be waited for to answer whether there are any.
+    if labels.is_cuda or either.any():
+        _, ncr, ed, *_ = log_probabilities.unbind(1)
+        per_voxel = torch.where(either, -torch.logaddexp(ncr, ed), per_voxel)
     per_voxel = per_voxel.flatten(1)
     counted = (labels != IGNORE).flatten(1).sum(1).clamp_min(1)
     return region_dice_loss(log_probabilities.exp(), labels, absent_smoothing) + (per_voxel.sum(1) / counted).mean()

@@ -148,11 +148,16 @@ def comparison_table(
 def _groups(subsets: Sequence[str], by_missing: bool) -> dict[str, list[str]]:
     if not by_missing:
         return {"all subsets": list(subsets)}
-    groups: dict[str, list[str]] = {}
+    return {str(missing): mine for missing, mine in by_number_missing(subsets).items()}
+
+
+def by_number_missing(subsets: Sequence[str]) -> dict[int, list[str]]:
+    """`subsets` by how many sequences they lack, fewest first; only numbers that there are."""
+    groups: dict[int, list[str]] = {}
     for missing in range(len(MODALITIES)):
         mine = [s for s in subsets if len(MODALITIES) - len(s.split("+")) == missing]
         if mine:
-            groups[str(missing)] = mine
+            groups[missing] = mine
     return groups
 
 
