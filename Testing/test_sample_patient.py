@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from MSTKDSegmentLib.errors import OutputError
 from scipy import ndimage
 
 from training import sample_patient
+from training.discovery import find_cases
 from training.synthetic import anatomy, tumour
 
 FOLDER = Path(__file__).parents[1] / "Resources" / "sample"
@@ -156,6 +158,29 @@ def test_written_files_have_the_brats_frame_and_no_time_stamp(patient, tmp_path)
     assert np.allclose(image.GetDirection(), np.eye(3).ravel())
     assert np.array_equal(sitk.GetArrayFromImage(image), patient.images["t1"])
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(FILES)
+
+
+@needs_template
+def test_a_cohort_is_written_once_and_found_as_labelled_cases(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def coarse(seed):
+        made.append(seed)
+        return generate(seed, spacing_mm=4.0)
+
+    generate = sample_patient.generate
+    monkeypatch.setattr(sample_patient, "generate", coarse)
+    assert sample_patient.main(["--out", str(tmp_path), "--seed", "3", "--count", "1"]) == 0
+    assert sample_patient.main(["--out", str(tmp_path), "--seed", "3", "--count", "2"]) == 0
+    assert made == [3, 4]
+    assert "synthetic_00003 is there" in capsys.readouterr().out
+    cases = find_cases(tmp_path, convention="brats2023")
+    assert [case.name for case in cases] == ["synthetic_00003", "synthetic_00004"]
+    assert all(len(case.images) == 4 for case in cases)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["LICENSE.txt", "synthetic_00003", "synthetic_00004"]
+    (tmp_path / "file").write_text("")
+    assert sample_patient.main(["--out", str(tmp_path / "file"), "--count", "1"]) == OutputError.exit_code
+    assert "file" in capsys.readouterr().err
 
 
 def test_a_missing_template_is_explained(monkeypatch):

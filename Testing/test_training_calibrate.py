@@ -327,6 +327,31 @@ def test_differences_from_a_reference_are_paired_by_patient(tmp_path, capsys):
     assert "old: calibrated by an earlier version" in capsys.readouterr().err
 
 
+def test_folds_of_one_name_are_put_together(tmp_path, capsys):
+    def fold(name, part, dice, left_out=True):
+        figures = {s: {r: {"dice": 0.5 + len(dice) / 10, "dice_left_out": 0.5} for r in REGIONS} for s in ("T1", "T2")}
+        about = {"split": part, "cases": list(dice), "patient_of": {case: case for case in dice}, "figures": figures}
+        rows = {subset: dict.fromkeys(REGIONS, dice) for subset in figures}
+        path = tmp_path / f"{name}-{part}"
+        path.mkdir()
+        (path / "decision.json").write_text(json.dumps(about | ({"left_out": rows} if left_out else {})))
+        return f"{name}={path}"
+
+    plain = fold("plain", "f0", {"a": 0.5}), fold("plain", "f1", {"b": 0.3, "c": 0.4, "d": 0.5})
+    other = fold("other", "f0", {"b": 0.4, "a": 0.6}), fold("other", "f1", {"c": 0.5, "d": 0.6})
+    assert main(["compare", *plain, *other, "--sets", "T1", "--reference", "plain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Dice WT / TC / ET, 2 folds, n = 4"
+    mean = 0.25 * 0.6 + 0.75 * 0.8  # of four patients, three of whom are in the second fold
+    assert lines[4].startswith(f"| plain | {mean:.3f} / {mean:.3f} / {mean:.3f} (0.500 / 0.500 / 0.500)")
+    start = lines.index("other over plain, points of Dice, 2 folds, n = 4")
+    assert lines[start + 4].startswith("| a sequence is missing | 10.0 [10.0, 10.0] |")
+    assert main(["compare", *plain, fold("plain", "f2", {"a": 0.5}), "--sets", "T1"]) == 1
+    assert "plain: its folds share patients" in capsys.readouterr().err
+    assert main(["compare", fold("old", "f0", {"a": 0.5}, left_out=False), fold("old", "f1", {"b": 0.5})]) == 1
+    assert "old: calibrated by an earlier version" in capsys.readouterr().err
+
+
 def test_measurements_of_an_earlier_version_are_refused(tmp_path):
     np.savez(tmp_path / "histograms.npz", weights_sha256="a", keys=np.array(["c|T1|WT"]))
     with pytest.raises(ValueError, match="earlier version"):

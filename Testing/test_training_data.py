@@ -690,6 +690,22 @@ def test_check_split_prepare_one_after_the_other(tmp_path, capsys):
     assert capsys.readouterr().out == "5 of 5 cases are prepared already\n"
 
 
+def test_folds_of_the_training_part_alone(tmp_path):
+    data = tmp_path / "data"
+    for seed in range(5):
+        made.write_labelled_case(data, f"P{seed}", seed=seed)
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps({"train": ["P0", "P1", "P3"], "val": ["P2", "P4"]}))
+    out = tmp_path / "folds.json"
+    call(split, "--data", data, "--within", given, "--test", 0, "--folds", 3, "--out", out)
+    parts = read_splits(out)
+    assert sorted(parts) == [f"fold_{n}/{kind}" for n in range(3) for kind in ("train", "val")]
+    assert sorted(name for n in range(3) for name in parts[f"fold_{n}/val"]) == ["P0", "P1", "P3"]
+    given.write_text(json.dumps({"train": ["P0", "P9"], "val": ["P2"]}))
+    with pytest.raises(ValueError, match=r"given.json: --data lacks P9 of its train part"):
+        call(split, "--data", data, "--within", given, "--test", 0, "--folds", 2, "--out", tmp_path / "other.json")
+
+
 def test_bad_cases_block_prepare_unless_they_are_skipped(tmp_path, capsys):
     data = tmp_path / "data"
     for seed, name in enumerate(("Good", "Bad", "Incomplete")):

@@ -18,14 +18,54 @@ from training.tables import by_number_missing
 TITLES = ("all four", "three sequences", "two sequences", "one sequence")
 
 
-def read_calibrations(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """decision.json of each folder. Raises ValueError for calibrations of different patients: nothing to compare."""
-    found = {name: json.loads((folder / DECISION).read_text(encoding="utf-8")) for name, folder in folders.items()}
+def read_calibrations(folders: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, Any]]:
+    """decision.json of each name's folder or, of several folders (folds), what they say together.
+
+    Raises ValueError for names with different patients (nothing to compare) and folds that share one.
+    """
+    found = {
+        name: _together(name, [json.loads((folder / DECISION).read_text(encoding="utf-8")) for folder in mine])
+        for name, mine in folders.items()
+    }
     first = next(iter(found))
     for name, about in found.items():
         if sorted(about["cases"]) != sorted(found[first]["cases"]):
             raise ValueError(f"{name} and {first} were calibrated on different patients")
     return found
+
+
+def _together(name: str, folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What several folds say as if they were one: figures as means over all patients, the others side by side."""
+    if len(folds) == 1:
+        return folds[0]
+    cases = [case for fold in folds for case in fold["cases"]]
+    subsets = [subset for subset in folds[0]["figures"] if all(subset in fold["figures"] for fold in folds)]
+
+    def mean(subset: str, region: str, key: str) -> float:
+        return sum(len(f["cases"]) * f["figures"][subset][region][key] for f in folds) / len(cases)
+
+    def side_by_side(subset: str, region: str) -> dict[str, float]:
+        return {case: dice for fold in folds for case, dice in fold["left_out"][subset][region].items()}
+
+    for fold in folds:
+        _require_left_out(name, fold)
+    scored = [patient for fold in folds for patient in set(fold["patient_of"].values())]
+    if len(set(scored)) != len(scored):
+        raise ValueError(f"{name}: its folds share patients; a name given several times is one method in several folds")
+    return {
+        "split": f"{len(folds)} folds",
+        "cases": cases,
+        "patient_of": {case: patient for fold in folds for case, patient in fold["patient_of"].items()},
+        "figures": {
+            s: {r: {key: mean(s, r, key) for key in ("dice", "dice_left_out")} for r in REGIONS} for s in subsets
+        },
+        "left_out": {s: {r: side_by_side(s, r) for r in REGIONS} for s in subsets},
+    }
+
+
+def _require_left_out(name: str, about: Mapping[str, Any]) -> None:
+    if "left_out" not in about:
+        raise ValueError(f"{name}: calibrated by an earlier version; run `calibrate` again (seconds)")
 
 
 def comparison(found: Mapping[str, Mapping[str, Any]], sets: Sequence[str]) -> str:
@@ -58,8 +98,7 @@ def differences(name: str, about: Mapping[str, Any], reference: str, other: Mapp
     By number of sequences, 95 % intervals by patient. Raises ValueError where `calibrate` was an earlier version's.
     """
     for title, one in ((name, about), (reference, other)):
-        if "left_out" not in one:
-            raise ValueError(f"{title}: calibrated by an earlier version; run `calibrate` again (seconds)")
+        _require_left_out(title, one)
     cases = sorted(about["patient_of"])
     patients = [about["patient_of"][case] for case in cases]
     shared = [subset for subset in about["left_out"] if subset in other["left_out"]]

@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=float, default=0.1, help="share of all cases (default: 0.1)")
     parser.add_argument("--test", type=float, default=0.2, help="share of all cases (default: 0.2, as in the paper)")
     parser.add_argument("--folds", type=int, help="divide what is not test into so many folds instead")
+    parser.add_argument(
+        "--within",
+        type=Path,
+        metavar="SPLITS",
+        help="divide the train part of this split file alone (for folds: with --test 0, nothing else is held out)",
+    )
     parser.add_argument("--report", type=Path, help="folder that `check` wrote: spares reading the cases again")
     parser.add_argument("--skip-bad", action="store_true", help="leave out cases that cannot be used")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing split file")
@@ -37,6 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise OutputError(f"{arguments.out} exists; choose another name, or --overwrite if nothing was trained with it")
     found = discover(arguments.data, arguments.layout, arguments.convention)
     cases: Sequence[LabelledCase] = found.cases if arguments.skip_bad and found.cases else found.complete()
+    if arguments.within is not None:
+        cases = _within(cases, arguments.within)
     hashes = _hashes(cases, arguments)
     for case in cases:
         if case.name not in hashes:
@@ -46,6 +54,16 @@ def run(arguments: argparse.Namespace) -> None:
     write_splits(splits, arguments.out, arguments.overwrite)
     for part, members in splits.parts.items():
         print(f"{part}: {len(members)} cases of {len({splits.patients[name] for name in members})} patients")
+
+
+def _within(cases: Sequence[LabelledCase], splits: Path) -> list[LabelledCase]:
+    """Those of the train part of `splits`; ValueError for one that is not among `cases`."""
+    from training.splits import part, read_splits
+
+    wanted = set(part(read_splits(splits), "train", splits))
+    if missing := wanted - {case.name for case in cases}:
+        raise ValueError(f"{splits}: --data lacks {sorted(missing)[0]} of its train part; give the data it was made of")
+    return [case for case in cases if case.name in wanted]
 
 
 def _hashes(cases: Sequence[LabelledCase], arguments: argparse.Namespace) -> dict[str, dict[str, str]]:

@@ -57,14 +57,20 @@ def run(arguments: argparse.Namespace) -> None:
         print(path)
 
 
-def named_files(texts: list[str], what: str = "per_case.csv") -> dict[str, Path]:
-    """`["ours=a.csv"]` -> `{"ours": Path("a.csv")}`, in the order given. Raises ValueError, which asks for `what`."""
+def named_files(texts: list[str]) -> dict[str, Path]:
+    """`["ours=a.csv"]` -> `{"ours": Path("a.csv")}`, in the order given. Raises ValueError for a name given twice."""
     files: dict[str, Path] = {}
     for text in texts:
-        name, separator, path = text.partition("=")
-        if not (name.strip() and separator and path):
-            raise ValueError(f"{text!r}: expected NAME={what}")
-        if name.strip() in files:
-            raise ValueError(f"{name.strip()!r} is given twice; each method needs a name of its own")
-        files[name.strip()] = Path(path)
+        name, path = named_file(text, "per_case.csv")
+        if name in files:
+            raise ValueError(f"{name!r} is given twice; each method needs a name of its own")
+        files[name] = path
     return files
+
+
+def named_file(text: str, what: str) -> tuple[str, Path]:
+    """`"ours=a.csv"` -> `("ours", Path("a.csv"))`. Raises ValueError, which asks for `what`."""
+    name, separator, path = text.partition("=")
+    if not (name.strip() and separator and path):
+        raise ValueError(f"{text!r}: expected NAME={what}")
+    return name.strip(), Path(path)
