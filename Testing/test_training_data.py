@@ -702,7 +702,7 @@ def test_folds_of_the_training_part_alone(tmp_path):
     assert sorted(parts) == [f"fold_{n}/{kind}" for n in range(3) for kind in ("train", "val")]
     assert sorted(name for n in range(3) for name in parts[f"fold_{n}/val"]) == ["P0", "P1", "P3"]
     given.write_text(json.dumps({"train": ["P0", "P9"], "val": ["P2"]}))
-    with pytest.raises(ValueError, match=r"given.json: --data lacks P9 of its train part"):
+    with pytest.raises(InputError, match=r"data: P9 not found among 5 cases; check --data and the split file"):
         call(split, "--data", data, "--within", given, "--test", 0, "--folds", 2, "--out", tmp_path / "other.json")
 
 

@@ -221,9 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--count", type=int, help="so many random patients in folders of their own, for training (about 15 s each)"
     )
     chosen = parser.parse_args(arguments)
-    if chosen.count is not None:
-        return _cohort(chosen.out, chosen.seed, chosen.count)
     try:
+        if chosen.count is not None:
+            _write_cohort(chosen.out, chosen.seed, chosen.count)
+            return 0
         shape = {} if chosen.random else asdict(SHIPPED_TUMOUR)
         patient = generate(chosen.seed, **shape)
         files = write(patient, chosen.out)
@@ -233,14 +234,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     size_mb = sum(path.stat().st_size for path in files) / 1e6
-    print(
-        f"{chosen.out}: 5 files, {size_mb:.1f} MB; "
-        + ", ".join(f"{k} {v:.1f} ml" for k, v in patient.volumes_ml().items())
-    )
+    print(f"{chosen.out}: 5 files, {size_mb:.1f} MB; {_volumes(patient)}")
     return 0
 
 
-def _cohort(out: Path, seed: int, count: int) -> int:
+def _write_cohort(out: Path, seed: int, count: int) -> None:
     """`count` random patients `synthetic_SEED` below `out`, labelled as BraTS 2023; those that are there stay."""
     try:
         for number in range(seed, seed + count):
@@ -253,12 +251,14 @@ def _cohort(out: Path, seed: int, count: int) -> int:
             with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as scratch:
                 write(patient, Path(scratch) / name, name)
                 (Path(scratch) / name).rename(out / name)
-            print(f"{name}: " + ", ".join(f"{k} {v:.1f} ml" for k, v in patient.volumes_ml().items()), flush=True)
-        (out / "LICENSE.txt").write_text(LICENSE_TEXT, encoding="utf-8")
-    except (MSTKDError, OSError) as error:
-        print(error, file=sys.stderr)
-        return error.exit_code if isinstance(error, MSTKDError) else OutputError.exit_code
-    return 0
+            print(f"{name}: {_volumes(patient)}", flush=True)
+        _replace_bytes(out / "LICENSE.txt", LICENSE_TEXT.encode())
+    except OSError as error:
+        raise OutputError(f"{out}: cannot write synthetic patients ({error}); choose a writable folder.") from error
+
+
+def _volumes(patient: SamplePatient) -> str:
+    return ", ".join(f"{name} {ml:.1f} ml" for name, ml in patient.volumes_ml().items())
 
 
 if __name__ == "__main__":

@@ -36,15 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from MSTKDSegmentLib.errors import OutputError
 
-    from training.discovery import discover
     from training.splits import make_splits, write_splits
 
     if arguments.out.exists() and not arguments.overwrite:
         raise OutputError(f"{arguments.out} exists; choose another name, or --overwrite if nothing was trained with it")
-    found = discover(arguments.data, arguments.layout, arguments.convention)
-    cases: Sequence[LabelledCase] = found.cases if arguments.skip_bad and found.cases else found.complete()
-    if arguments.within is not None:
-        cases = _within(cases, arguments.within)
+    cases = _cases(arguments)
     hashes = _hashes(cases, arguments)
     for case in cases:
         if case.name not in hashes:
@@ -56,14 +52,14 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{part}: {len(members)} cases of {len({splits.patients[name] for name in members})} patients")
 
 
-def _within(cases: Sequence[LabelledCase], splits: Path) -> list[LabelledCase]:
-    """Those of the train part of `splits`; ValueError for one that is not among `cases`."""
-    from training.splits import part, read_splits
+def _cases(arguments: argparse.Namespace) -> Sequence[LabelledCase]:
+    from training.cohort import labelled_part
+    from training.discovery import discover
 
-    wanted = set(part(read_splits(splits), "train", splits))
-    if missing := wanted - {case.name for case in cases}:
-        raise ValueError(f"{splits}: --data lacks {sorted(missing)[0]} of its train part; give the data it was made of")
-    return [case for case in cases if case.name in wanted]
+    if arguments.within is not None:
+        return labelled_part(arguments.data, arguments.layout, arguments.convention, arguments.within, "train")
+    found = discover(arguments.data, arguments.layout, arguments.convention)
+    return found.cases if arguments.skip_bad and found.cases else found.complete()
 
 
 def _hashes(cases: Sequence[LabelledCase], arguments: argparse.Namespace) -> dict[str, dict[str, str]]:
